@@ -1,0 +1,1 @@
+"""The command line: it parses, calls rcdm_core and shows; there is no science in here."""
