@@ -1,0 +1,105 @@
+"""rcdm: see what a representation knows about an image, by sampling the images that share it.
+
+    import rcdm_core as rcdm
+    rcdm.providers()                                         {name: Provider}
+    encoder = rcdm.load_encoder("dino-vitb16")               images [B, 3, H, W] in [0, 1] -> h [B, dim]
+    model = rcdm.load("runs/dino-vitb16")                    a trained RCDM
+    samples = model.sample(model.encode(images), n=8)        [B, 8, 3, S, S] in [0, 1]
+    rcdm.run_probe("invariance", models=[model], images=["x.png"], out="out/")
+
+Every name is imported when it is first used, so that `import rcdm_core` costs nothing: torch comes with the work.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .bundle import load
+    from .conformance import CheckResult, check_provider
+    from .data.shapes import Shapes
+    from .encoder import (
+        Encoder,
+        Fingerprint,
+        compare_fingerprints,
+        fingerprint,
+        load_encoder,
+        resize_for_encoder,
+    )
+    from .errors import RCDMError, UnreadableImage
+    from .hookspecs import hookimpl, hookspec
+    from .model import RCDM
+    from .probes import run_probe
+    from .provider import IMAGENET_MEAN, IMAGENET_STD, Option, Provider, WeightsInfo
+    from .registry import find_provider, providers
+    from .training import train
+    from .weights import load_into, read_state_dict, resolve_weights
+
+__version__ = "0.1.0"
+
+_HOME = {
+    ".bundle": ("load",),
+    ".conformance": ("CheckResult", "check_provider"),
+    ".data.shapes": ("Shapes",),
+    ".encoder": (
+        "Encoder",
+        "Fingerprint",
+        "compare_fingerprints",
+        "fingerprint",
+        "load_encoder",
+        "resize_for_encoder",
+    ),
+    ".errors": ("RCDMError", "UnreadableImage"),
+    ".hookspecs": ("hookimpl", "hookspec"),
+    ".model": ("RCDM",),
+    ".probes": ("run_probe",),
+    ".provider": ("IMAGENET_MEAN", "IMAGENET_STD", "Option", "Provider", "WeightsInfo"),
+    ".registry": ("find_provider", "providers"),
+    ".training": ("train",),
+    ".weights": ("load_into", "read_state_dict", "resolve_weights"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "__version__",
+    "providers",
+    "find_provider",
+    "load_encoder",
+    "Encoder",
+    "load",
+    "RCDM",
+    "train",
+    "run_probe",
+    "Shapes",
+    "Provider",
+    "Option",
+    "WeightsInfo",
+    "hookimpl",
+    "hookspec",
+    "resolve_weights",
+    "read_state_dict",
+    "load_into",
+    "resize_for_encoder",
+    "Fingerprint",
+    "fingerprint",
+    "compare_fingerprints",
+    "CheckResult",
+    "check_provider",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "RCDMError",
+    "UnreadableImage",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name], __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(_MODULE_OF))

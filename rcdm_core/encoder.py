@@ -1,0 +1,265 @@
+"""The frozen encoder h = f(x), how to load one, and the fingerprint by which it is recognised (paper, section 3)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import RCDMError, first_line
+from .provider import Provider
+from .registry import find_provider
+
+TEST_IMAGES = 4
+
+# How far h may move between devices and precisions before it counts as another representation; see _distance.
+TOLERANCE = 1e-2
+
+
+class Encoder(nn.Module):
+    """A network with its normalisation: images [B, 3, H, W] in [0, 1] -> h [B, dim], float32.
+
+    network     maps normalised images [B, 3, H, W] to [B, dim]; it is frozen, put into eval mode, and stays there
+    image_size  the side of the square pictures that it takes, in pixels; nothing is resized in here
+    mean, std   per channel (R, G, B), for pictures in [0, 1]
+    dim         the size of h; None: measured on one picture when it is first asked for
+
+    h is differentiable with respect to the images. Raises ValueError for a mean or std that is not three numbers.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean and std are three numbers each, std above 0, not {tuple(mean)} and {tuple(std)}")
+        self.network = network
+        self.image_size = image_size
+        self._dim = dim
+        # Not persistent: the digest of a fingerprint is that of the weights alone, so that other weights and other
+        # preprocessing can be told apart.
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False).eval()
+
+    @property
+    def dim(self) -> int:
+        """The size of h."""
+        if self._dim is None:
+            image = self.mean.new_zeros(1, 3, self.image_size, self.image_size)
+            with torch.no_grad():
+                self._dim = int(self(image).shape[1])
+        return self._dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in [0, 1] -> h [B, dim], float32 whatever the precision of the network."""
+        h: Tensor = self.network((images - self.mean) / self.std)
+        return h.float()
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Stays in eval mode even inside a module that is being trained: h is a fixed function of the picture."""
+        return super().train(False)
+
+
+def resize_for_encoder(images: Tensor, size: int) -> Tensor:
+    """Bring pictures [B, 3, H, W] in [0, 1] to [B, 3, size, size]: antialiased bicubic, clamped to [0, 1].
+
+    For pictures that exist at one size only, which is what a generator makes; a file is read again at the size needed.
+    """
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def fingerprint_images(size: int) -> Tensor:
+    """The fixed pictures of fingerprints: float32 [4, 3, size, size] in [0, 1].
+
+    An object on a soft background, with texture and noise, so that an encoder of colours, of shapes or of textures
+    each has something to say about them. They come from numpy's RandomState, whose streams never change.
+    """
+    axis = (np.arange(size) + 0.5) / size
+    y, x = axis[:, None], axis[None, :]
+    images = np.empty((TEST_IMAGES, 3, size, size))
+    for index, image in enumerate(images):
+        random = np.random.RandomState(index)
+        background, object_, tilt = random.uniform(0.15, 0.85, (3, 3))
+        cx, cy = random.uniform(0.35, 0.65, 2)
+        rx, ry = random.uniform(0.12, 0.28, 2)
+        waves, phase = random.uniform(2, 12), random.uniform(0, 2 * math.pi)
+        inside = 1 / (1 + np.exp(40 * (((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 - 1).clip(-5, 5)))
+        texture = 0.05 * index * np.sin(2 * math.pi * waves * (x + y) + phase)
+        noise = 0.01 * index * random.standard_normal((3, size, size))
+        for channel in range(3):
+            soft = background[channel] + 0.2 * (tilt[channel] - 0.5) * (x + y - 1)
+            image[channel] = soft + inside * (object_[channel] + texture - soft)
+        image += noise
+    return torch.from_numpy(images.clip(0, 1).astype(np.float32))
+
+
+def load_encoder(
+    name_or_provider: str | Provider,
+    *,
+    weights: str | None = None,
+    device: str | torch.device = "cpu",
+    options: Mapping[str, Any] | None = None,
+    **kw_options: Any,
+) -> Encoder:
+    """Load a provider's encoder, frozen and in eval mode, and see that it keeps the contract.
+
+    name_or_provider  a name of `rcdm providers`, a resolvable one (custom:FILE.py:function), or a Provider
+    weights           a path, a URL, or None for the provider's own
+    options           the provider's options, as values or as text; more may be given as keywords
+
+    Raises RCDMError for an unknown provider or option, for weights that do not fit, and for an encoder whose h on the
+    fixed test pictures is not finite float32 [B, dim].
+    """
+    provider = find_provider(name_or_provider) if isinstance(name_or_provider, str) else name_or_provider
+    complete = provider.complete_options({**(options or {}), **kw_options})
+    try:
+        module = provider.load(weights=weights, **complete)
+    except RCDMError:
+        raise
+    except Exception as error:
+        raise RCDMError(f"provider {provider.name} could not be loaded ({first_line(error)})") from error
+    if not isinstance(module, nn.Module):
+        raise RCDMError(f"provider {provider.name} loaded a {type(module).__name__}, expected a torch.nn.Module")
+    module.requires_grad_(False).eval()
+    try:
+        module.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise RCDMError(f"device {str(device)!r} cannot be used ({first_line(error)})") from error
+    # A module of a plugin's own class need not know these two.
+    if not isinstance(getattr(module, "image_size", None), int):
+        module.image_size = provider.image_size  # type: ignore[assignment]
+    encoder = cast(Encoder, module)
+    h = _checked_h(encoder, provider)
+    if not isinstance(getattr(encoder, "dim", None), int):
+        encoder.dim = h.shape[1]  # type: ignore[misc]
+    if encoder.dim != h.shape[1]:
+        raise RCDMError(f"the encoder of {provider.name} declares dim {encoder.dim}, but its h has {h.shape[1]}")
+    return encoder
+
+
+def _checked_h(encoder: Encoder, provider: Provider) -> Tensor:
+    """h of the test pictures, or an RCDMError that says in what way it is not a representation."""
+    what = f"the encoder of {provider.name}"
+    try:
+        h = _test_h(encoder)
+    except Exception as error:
+        size = encoder.image_size
+        raise RCDMError(f"{what} fails on pictures of {size} x {size} ({first_line(error)})") from error
+    if not isinstance(h, Tensor):
+        raise RCDMError(f"{what} returns a {type(h).__name__}, expected a tensor h of shape [B, dim]")
+    if h.ndim != 2 or h.shape[0] != TEST_IMAGES:
+        raise RCDMError(
+            f"{what} returns shape {list(h.shape)} for {TEST_IMAGES} pictures, expected h of shape [{TEST_IMAGES}, dim]"
+        )
+    if h.dtype != torch.float32:
+        raise RCDMError(f"{what} returns {h.dtype}, expected h in torch.float32")
+    if provider.dim is not None and h.shape[1] != provider.dim:
+        raise RCDMError(f"{what} returns h with dim {h.shape[1]}, but the provider declares {provider.dim}")
+    if h.shape[1] == 0 and provider.kind != "none":
+        raise RCDMError(f"{what} returns an empty h, which only a provider of kind none may")
+    if not bool(torch.isfinite(h).all()):
+        raise RCDMError(
+            f"{what} returns an h that is not finite on ordinary pictures: its weights or its normalisation are broken"
+        )
+    return h
+
+
+def _test_h(encoder: nn.Module) -> Tensor:
+    """Raw h of the test pictures on the encoder's own device, in full float32."""
+    images = fingerprint_images(cast(int, encoder.image_size)).to(_device_of(encoder))
+    with torch.no_grad(), _full_precision(images.device.type):
+        return cast(Tensor, encoder(images))
+
+
+@contextlib.contextmanager
+def _full_precision(device_type: str) -> Iterator[None]:
+    """No autocast, no TF32: the same h whatever the precision of the work around."""
+    with (
+        torch.autocast(device_type, enabled=False),
+        torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False),
+    ):
+        yield
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    for tensors in (module.parameters(), module.buffers()):
+        for tensor in tensors:
+            return tensor.device
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What an encoder is recognised by.
+
+    weights_digest  sha256 of its weights, in hexadecimal
+    h               its raw h on the fixed test pictures, float32 [4, dim] on the CPU
+
+    Not a hash of h: rounded values would flip between devices.
+    """
+
+    weights_digest: str
+    h: Tensor
+
+
+def fingerprint(encoder: nn.Module) -> Fingerprint:
+    """The fingerprint of an encoder as `load_encoder` returns it: one pass over four pictures and over the weights."""
+    return Fingerprint(_digest(encoder), _test_h(encoder).float().cpu())
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if not isinstance(tensor, Tensor):  # a module's extra state can be anything
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def compare_fingerprints(stored: Fingerprint, now: Fingerprint) -> str | None:
+    """None when both are the same representation within `TOLERANCE`, else a phrase that says what differs.
+
+    What counts is h: weights stored in another way that give the same h are accepted.
+    """
+    if stored.h.shape != now.h.shape:
+        return f"h has {now.h.shape[-1]} dimensions instead of {stored.h.shape[-1]}"
+    distance = _distance(stored.h, now.h)
+    if distance <= TOLERANCE:
+        return None
+    by = f"h on the test pictures moved by {distance:.2g} of its spread"
+    if stored.weights_digest != now.weights_digest:
+        return f"it has other weights ({by}; digest {now.weights_digest[:8]} instead of {stored.weights_digest[:8]})"
+    return f"it has the same weights but other preprocessing or options ({by})"
+
+
+def _distance(stored: Tensor, now: Tensor) -> float:
+    """The largest change of h over the pictures (root mean square over dimensions), relative to the spread of h."""
+    if stored.numel() == 0:
+        return 0.0
+    before, after = stored.double(), now.double()
+    spread = float(before.std(unbiased=False))
+    change = float((after - before).square().mean(1).sqrt().max())
+    if change == 0:
+        return 0.0
+    return change / spread if spread > 0 and math.isfinite(change) else math.inf

@@ -1,0 +1,28 @@
+"""The errors that a user can do something about."""
+
+from __future__ import annotations
+
+
+class RCDMError(Exception):
+    """Bad input. The message is one sentence: what is wrong, what was expected, what to do.
+
+    The command line shows the message and ends with exit code 2; anything else that is raised is a bug of the program
+    and keeps its traceback.
+    """
+
+
+class UnreadableImage(RCDMError):
+    """A file that cannot be used as a picture; `reason` says why in a few words, without the file's name.
+
+    Whoever reads a folder catches it, counts the file and goes on.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def first_line(error: BaseException) -> str:
+    """`Type: first line of the message`, which is how a foreign exception is quoted inside a sentence."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,247 @@
+"""Finds the plugins of the entry-point group `rcdm`. One broken plugin is reported and never takes the others down."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.metadata
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from .errors import RCDMError, first_line
+from .hookspecs import PROJECT, RepresentationProvider
+from .provider import Provider
+
+if TYPE_CHECKING:
+    from .probes.base import Probe
+
+DISABLE = "RCDM_DISABLE_PLUGINS"
+
+
+@dataclass(frozen=True)
+class PluginReport:
+    """One installed plugin, working or not.
+
+    name          of its entry point
+    distribution  the installed package that it comes from
+    version       of that package
+    providers     the names that can be loaded, sorted
+    error         why it, or part of it, cannot be used; None: all is well
+    """
+
+    name: str
+    distribution: str
+    version: str
+    providers: tuple[str, ...] = ()
+    error: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The distribution with its version."""
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass
+class _Registry:
+    manager: pluggy.PluginManager
+    reports: dict[str, PluginReport] = field(default_factory=dict)  # by the plugin's name in the manager
+    providers: dict[str, Provider] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # provider name -> plugin's name in the manager
+    conflicts: dict[str, str] = field(default_factory=dict)  # provider name -> the sentence about it
+
+    def complain(self, plugin: str, error: str) -> None:
+        """Add to what is wrong with a plugin."""
+        report = self.reports[plugin]
+        self.reports[plugin] = replace(report, error=f"{report.error}; {error}" if report.error else error)
+
+    def call(self, plugin: str, hook: str, **arguments: Any) -> Any:
+        """What one plugin alone answers to a hook: None where it does not implement it."""
+        others = [self.manager.get_plugin(name) for name in self.implementing(hook) if name != plugin]
+        answer = self.manager.subset_hook_caller(hook, remove_plugins=others)(**arguments)
+        if hook == "rcdm_resolve":
+            return answer
+        return answer[0] if answer else None
+
+    def implementing(self, hook: str) -> list[str]:
+        """The names of the plugins with this hook, in the order in which pluggy calls them."""
+        return [impl.plugin_name for impl in reversed(getattr(self.manager.hook, hook).get_hookimpls())]
+
+
+def providers() -> dict[str, Provider]:
+    """The providers that can be listed, by name, sorted. Imports no torch and uses no network."""
+    return dict(_registry().providers)
+
+
+def find_provider(name: str) -> Provider:
+    """The provider of that name, listed or resolved by a plugin (custom:FILE.py:function).
+
+    Raises RCDMError for a name that nobody offers (the nearest ones are named) or that two plugins offer.
+    """
+    registry = _registry()
+    if name in registry.conflicts:
+        raise RCDMError(registry.conflicts[name])
+    if name in registry.providers:
+        return registry.providers[name]
+    failures = []
+    for plugin in registry.implementing("rcdm_resolve"):
+        try:
+            provider = registry.call(plugin, "rcdm_resolve", name=name)
+        except RCDMError:
+            raise
+        except (Exception, SystemExit) as error:
+            failures.append(f"plugin {registry.reports[plugin].name} failed on it with {first_line(error)}")
+            continue
+        if isinstance(provider, Provider):
+            registry.sources[name] = registry.sources[provider.name] = plugin
+            return provider
+        if provider is not None:
+            failures.append(f"plugin {registry.reports[plugin].name} answered with a {type(provider).__name__}")
+    raise RCDMError(_unknown(name, registry, failures))
+
+
+def source_of(provider_name: str) -> PluginReport:
+    """The plugin that a listed or resolved provider comes from. Raises RCDMError as `find_provider` does."""
+    registry = _registry()
+    if provider_name not in registry.sources:
+        find_provider(provider_name)
+    return registry.reports[registry.sources[provider_name]]
+
+
+def plugin_reports() -> list[PluginReport]:
+    """Every installed plugin, by name, the broken ones with the first line of their error."""
+    return sorted(_registry().reports.values(), key=lambda report: (report.name, report.distribution))
+
+
+def probes() -> dict[str, Probe]:
+    """The core's own probes and the plugins', by name, sorted. A plugin never replaces one of the core's."""
+    from .probes import PROBES
+
+    registry = _registry()
+    found: dict[str, Probe] = dict(PROBES)
+    for plugin in registry.implementing("rcdm_probes"):
+        try:
+            offered = _as_list(registry.call(plugin, "rcdm_probes"), "rcdm_probes")
+        except (Exception, SystemExit) as error:
+            _complain_once(registry, plugin, first_line(error))
+            continue
+        for probe in offered:
+            name = getattr(probe, "name", None)
+            if not isinstance(name, str) or not callable(getattr(probe, "run", None)):
+                _complain_once(registry, plugin, f"rcdm_probes returned a {type(probe).__name__}, expected a Probe")
+            elif name in found:
+                _complain_once(registry, plugin, f"its probe {name} has the name of another one")
+            else:
+                found[name] = probe
+    return dict(sorted(found.items()))
+
+
+def reload() -> None:
+    """Forget what was found; the next question looks again. For tests and for notebooks that install something."""
+    _registry.cache_clear()
+
+
+@functools.cache
+def _registry() -> _Registry:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(RepresentationProvider)
+    registry = _Registry(manager)
+    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")}
+    # Reversed, because pluggy calls the last registered first: resolving then goes by the alphabet.
+    for entry_point in sorted(
+        importlib.metadata.entry_points(group=PROJECT), key=lambda point: (point.name, point.value), reverse=True
+    ):
+        _register(registry, entry_point, disabled)
+    _collect_providers(registry)
+    return registry
+
+
+def _register(registry: _Registry, entry_point: importlib.metadata.EntryPoint, disabled: set[str]) -> None:
+    distribution = entry_point.dist
+    origin = (distribution.name, distribution.version) if distribution else ("unknown", "unknown")
+    plugin = f"{entry_point.name} of {origin[0]}"
+    registry.reports[plugin] = PluginReport(entry_point.name, *origin)
+    if entry_point.name in disabled:
+        registry.complain(plugin, f"disabled by {DISABLE}")
+        return
+    try:
+        registry.manager.register(entry_point.load(), name=plugin)
+    except (Exception, SystemExit) as error:  # a plugin may do anything at import, leaving included
+        if registry.manager.has_plugin(plugin):
+            registry.manager.unregister(name=plugin)
+        registry.complain(plugin, first_line(error))
+        return
+    for caller in registry.manager.get_hookcallers(registry.manager.get_plugin(plugin)) or ():
+        optional = any(impl.optionalhook for impl in caller.get_hookimpls() if impl.plugin_name == plugin)
+        if not caller.has_spec() and not optional:
+            registry.complain(plugin, f"there is no hook {caller.name}")
+
+
+def _collect_providers(registry: _Registry) -> None:
+    offers: dict[str, list[tuple[str, Provider]]] = {}
+    for plugin in registry.implementing("rcdm_providers"):
+        try:
+            offered = _as_list(registry.call(plugin, "rcdm_providers"), "rcdm_providers")
+        except (Exception, SystemExit) as error:
+            registry.complain(plugin, first_line(error))
+            continue
+        for provider in offered:
+            if isinstance(provider, Provider):
+                offers.setdefault(provider.name, []).append((plugin, provider))
+            else:
+                registry.complain(plugin, f"rcdm_providers returned a {type(provider).__name__}, expected a Provider")
+    for name, candidates in sorted(offers.items()):
+        if len(candidates) == 1:
+            registry.sources[name], registry.providers[name] = candidates[0]
+        else:
+            _conflict(registry, name, [plugin for plugin, _ in candidates])
+    for plugin, report in registry.reports.items():
+        names = tuple(name for name, source in registry.sources.items() if source == plugin)
+        registry.reports[plugin] = replace(report, providers=names)
+
+
+def _conflict(registry: _Registry, name: str, plugins: list[str]) -> None:
+    reports = [registry.reports[plugin] for plugin in plugins]
+    by = " and ".join(f"plugin {report.name} of {report.origin}" for report in reports)
+    registry.conflicts[name] = (
+        f"two providers are called {name}, by {by}: uninstall one of them, "
+        f"or set {DISABLE} to the plugin that should be left out"
+    )
+    for plugin in dict.fromkeys(plugins):
+        registry.complain(plugin, f"{name} is offered by {by}")
+
+
+def _as_list(answer: Any, hook: str) -> list[Any]:
+    if answer is None:
+        return []
+    if isinstance(answer, (str, bytes)) or not isinstance(answer, Iterable):
+        raise TypeError(f"{hook} returned a {type(answer).__name__}, expected a list")
+    return list(answer)
+
+
+def _complain_once(registry: _Registry, plugin: str, error: str) -> None:
+    # probes() is asked many times, and would repeat itself.
+    if error not in (registry.reports[plugin].error or ""):
+        registry.complain(plugin, error)
+
+
+def _unknown(name: str, registry: _Registry, failures: list[str]) -> str:
+    """The sentence about a name that nobody offers."""
+    known = list(registry.providers)
+    by_folded = {candidate.lower(): candidate for candidate in known}
+    near = [by_folded[match] for match in difflib.get_close_matches(name.lower(), by_folded, n=3, cutoff=0.5)]
+    if near:
+        message = f"there is no provider {name!r}; the nearest are {', '.join(near)}"
+        if len(near) == 1:
+            message = f"there is no provider {name!r}; did you mean {near[0]}"
+    elif known:
+        message = f"there is no provider {name!r}; there are {', '.join(known)}"
+    else:
+        message = f"there is no provider {name!r}, and no plugin offers any"
+    broken = [f"plugin {report.name} is not usable: {report.error}" for report in registry.reports.values() if report.error]
+    if failures or broken:
+        message += f" ({'; '.join(failures + broken)})"
+    return message

@@ -1,0 +1,227 @@
+"""Get a checkpoint file (a path, a URL, torch.hub's cache), verify it, read it safely, put it into a network."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pickle
+import re
+import sys
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import RCDMError, first_line
+from .provider import WeightsInfo
+
+_DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8})(\.[A-Za-z0-9]+)+$")  # torchvision's and timm's way: name-1a2b3c4d.pth
+_CHUNK = 1 << 20
+
+
+def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: str) -> Path:
+    """The checkpoint file on disk, downloaded if need be.
+
+    weights   a path, a URL, or None for `info`'s own
+    info      the provider's own weights
+    provider  its name, for messages
+
+    Downloads go into torch.hub's cache (TORCH_HOME moves it), under a temporary name until they are complete, and are
+    verified on every use: against the digest that is known, or else against the one recorded at the first use.
+    Raises RCDMError when there is no such file, when it cannot be had, or when it is another file than it should be.
+    """
+    if weights is not None and not _is_url(weights):
+        path = Path(weights).expanduser()
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "does not exist"
+            raise RCDMError(f"--weights {weights} {what}, expected a checkpoint file for {provider}")
+        return path
+    url = weights if weights is not None else (info.url if info else None)
+    if url is None:
+        raise RCDMError(f"{provider} has no weights of its own: give a checkpoint file with --weights FILE")
+    if info is None or url != info.url:
+        info = WeightsInfo(url=url)
+    path = _cache_path(url, info)
+    if not path.is_file():
+        _download(url, path, _known_digest(url, info), provider)
+    _verify(path, url, _known_digest(url, info))
+    return path
+
+
+def _is_url(text: str) -> bool:
+    return urllib.parse.urlsplit(text).scheme in ("http", "https", "file")
+
+
+def _file_name(url: str) -> str:
+    return Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "weights"
+
+
+def _known_digest(url: str, info: WeightsInfo) -> str | None:
+    """The start of the file's sha256, where it is known."""
+    if info.sha256:
+        return info.sha256.lower()
+    match = _DIGEST_IN_NAME.search(_file_name(url))
+    return match.group(1) if match else None
+
+
+def _cache_path(url: str, info: WeightsInfo) -> Path:
+    """Where a URL's file is kept: at torch.hub's own place when its name can stand for it.
+
+    Other projects' checkpoints share names such as resnet50.pth, so that the rest are kept by their URL.
+    """
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if info.own_name or _known_digest(url, info):
+        return folder / _file_name(url)
+    return folder / "rcdm" / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{_file_name(url)}"
+
+
+def _download(url: str, path: Path, digest: str | None, provider: str) -> None:
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=30) as response:
+            length = response.headers.get("Content-Length")
+            size = f" ({int(length) / 1e6:.0f} MB)" if length else ""
+            print(f"downloading {url}{size} to {path}", file=sys.stderr, flush=True)
+            hasher, received = hashlib.sha256(), 0
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name + ".", delete=False) as file:
+                part = Path(file.name)
+                while chunk := response.read(_CHUNK):
+                    hasher.update(chunk)
+                    received += len(chunk)
+                    file.write(chunk)
+        if length and received != int(length):
+            raise OSError(f"{received} of {length} bytes arrived")
+        if digest and not hasher.hexdigest().startswith(digest):
+            raise OSError(f"its sha256 starts with {hasher.hexdigest()[: len(digest)]}, expected {digest}")
+        # Temporary files are private; a cache is shared as far as the user's mask allows.
+        umask = os.umask(0)
+        os.umask(umask)
+        part.chmod(0o666 & ~umask)
+        os.replace(part, path)
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise RCDMError(
+            f"the weights of {provider} are not in {path}, and could not be fetched from {url} ({reason}): "
+            "get the file in another way and give it with --weights FILE"
+        ) from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def _verify(path: Path, url: str, digest: str | None) -> None:
+    """See that a cached file is the one that it was: by the known digest, or the one recorded beside it."""
+    record = path.with_name(path.name + ".sha256")
+    actual = _sha256(path)
+    if digest is None:
+        try:
+            digest = record.read_text().strip()
+        except FileNotFoundError:
+            with contextlib.suppress(OSError):  # a cache that is read-only is as good as one that was verified
+                record.write_text(actual + "\n")
+            return
+    if not actual.startswith(digest):
+        raise RCDMError(
+            f"{path} is not the file that {url} gave: its sha256 starts with {actual[:8]}, expected {digest[:8]}; "
+            f"delete it{f' and {record.name}' if record.exists() else ''} to fetch it again, "
+            "or give a file with --weights FILE"
+        )
+
+
+def _sha256(path: Path) -> str:
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """A flat state dict {name: tensor} on the CPU, from a safetensors file (by its suffix) or a torch file.
+
+    Torch files are read with weights_only=True: nothing in them is run. Raises RCDMError for a file that cannot be
+    read, that holds more than tensors, or that is not a flat state dict.
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise RCDMError(
+            f"{path} is not a torch file, or holds Python objects beside its tensors ({_pickle_reason(error)}): "
+            "expected a state dict as torch.save(model.state_dict()) writes it, or a .safetensors file"
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise RCDMError(f"{path} cannot be read as a checkpoint, perhaps it is incomplete ({first_line(error)})") from error
+    except Exception as error:
+        # SafetensorError is only known to the package that raises it, and torch's legacy reader raises almost anything.
+        raise RCDMError(f"{path} cannot be read as a checkpoint ({first_line(error)})") from error
+    if not isinstance(content, Mapping):
+        raise RCDMError(f"{path} holds a {type(content).__name__}, expected a state dict of tensors")
+    others = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    if others or not content:
+        raise RCDMError(
+            f"{path} is not a flat state dict of tensors: it holds {_some(others) if others else 'nothing'}; "
+            "save the model's state dict alone"
+        )
+    return dict(content)
+
+
+def _pickle_reason(error: Exception) -> str:
+    # torch's message goes on for a page about how to read the file in an unsafe way.
+    found = re.search(r"(?:Unsupported (?:global|class|operand)|GLOBAL) [^\n]*?(?= was not| is not|\.\s|\n|$)", str(error))
+    return found.group(0) if found else first_line(error)
+
+
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    provider: str,
+    path: str | Path,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Copy a state dict into a network, strictly: every tensor of the one has its place in the other.
+
+    provider, path  for messages
+    ignore          prefixes of names in the file that are left out, such as a classifier's
+
+    Raises RCDMError that names the file, and in brief the missing and unexpected names and the wrong shapes.
+    """
+    given = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(ignore))}
+    own = module.state_dict()
+    # Files written before torch counted batches lack this counter, which eval mode never reads.
+    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in given if name not in own]
+    reshaped = [
+        f"{name} is {list(tensor.shape)} instead of {list(own[name].shape)}"
+        for name, tensor in given.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    problems = [
+        f"{len(names)} {what} ({_some(names)})"
+        for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
+        if names
+    ]
+    if problems:
+        raise RCDMError(
+            f"{path} does not fit {provider}: of its {len(own)} tensors {', '.join(problems)}; "
+            "expected a checkpoint of the same architecture"
+        )
+    module.load_state_dict(given, strict=False)
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
