@@ -1,0 +1,1 @@
+"""Sets of pictures: image folders and the embedded shapes."""

@@ -1,0 +1,159 @@
+"""A folder of image files, found at once and read when asked for."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rcdm_core.data.images import check_fit, content_hash, read_array
+from rcdm_core.data.source import ImageSource, check_readable_share, data_fingerprint, split
+from rcdm_core.errors import RCDMError
+
+__all__ = ["ImageFolder", "ImageSource", "check_readable_share", "data_fingerprint", "split"]
+
+
+class ImageFolder(ImageSource):
+    """All image files below `root`, by the ending of their names (any that Pillow knows, in capitals or not).
+
+    The bytes of every file are read once to find its content id. A file whose content is there already (a copy, a link)
+    is left out, unless `keep_duplicates`; of several names, a file's own comes before a link's, then the alphabet
+    decides. Links to folders are followed, each folder once. Hidden files and folders are left out.
+
+    Whether a file really is a picture shows when it is read. If every image lies in a subfolder, then the first-level
+    subfolders are the classes.
+
+    Attributes:
+        root: the folder.
+        duplicates: how many files were left out because their content was there already.
+        skipped: (name, reason) of files that cannot be opened, and of pictures that were reported as unreadable.
+
+    Raises:
+        RCDMError: there is no such folder, it cannot be read, there are no images in it, or most cannot be opened.
+    """
+
+    def __init__(self, root: str | Path, *, fit: str = "crop", keep_duplicates: bool = False) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.fit = check_fit(fit)
+        self.keep_duplicates = keep_duplicates
+        self.duplicates = 0
+        self.names, self.ids = [], []
+        self._scan()
+        if not self.names and not self.skipped:
+            raise RCDMError(
+                f"The folder {self.root} holds no image files: give one with pictures in it (PNG, JPEG, WebP, …)."
+            )
+        self.check_readable()
+        folders = [Path(name).parts[:-1] for name in self.names]
+        self.labels, self.label_names = None, []
+        if all(folders):
+            self.label_names = sorted({parts[0] for parts in folders})
+            number = {name: index for index, name in enumerate(self.label_names)}
+            self.labels = [number[parts[0]] for parts in folders]
+
+    def get(self, index: int, size: int) -> np.ndarray:
+        return read_array(self.path(index), size, self.fit)
+
+    def path(self, index: int) -> Path:
+        """The file of picture `index`."""
+        return self.root / self.names[index]
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "folder",
+            "path": str(self.root),
+            "count": len(self),
+            "skipped": len(self.skipped),
+            "duplicates": self.duplicates,
+            "keep_duplicates": self.keep_duplicates,
+            "fit": self.fit,
+            "fingerprint": data_fingerprint(self.ids),
+            "labels": self.label_names,
+        }
+
+    def _scan(self) -> None:
+        id_of_file: dict[tuple[int, int], str] = {}  # links need not be read again
+        seen: set[str] = set()
+        found: list[tuple[str, str]] = []
+        for path in _image_files(self.root):
+            name = path.relative_to(self.root).as_posix()
+            try:
+                status = path.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise OSError(None, "it is not a regular file")
+                file = (status.st_dev, status.st_ino)
+                if file not in id_of_file:
+                    id_of_file[file] = content_hash(path)
+            except OSError as error:
+                broken = path.is_symlink() and not path.exists()
+                self.skipped.append((name, "it is a link to nothing" if broken else error.strerror or str(error)))
+                continue
+            content_id = id_of_file[file]
+            if content_id in seen and not self.keep_duplicates:
+                self.duplicates += 1
+                continue
+            seen.add(content_id)
+            found.append((name, content_id))
+        found.sort()
+        self.names = [name for name, _ in found]
+        self.ids = [content_id for _, content_id in found]
+
+
+def _image_files(root: Path) -> list[Path]:
+    """Every file below `root` with an image's ending, files before links, each group in alphabetical order."""
+    try:
+        with os.scandir(root):
+            pass
+    except OSError as error:
+        reason = {FileNotFoundError: "it does not exist", NotADirectoryError: "it is a file"}.get(type(error))
+        raise RCDMError(
+            f"The folder of images {root} cannot be read ({reason or error.strerror}): give a folder that can."
+        ) from error
+    files: list[Path] = []
+    links: list[Path] = []
+    for path, linked in _walk(root):
+        if path.suffix.lower() in _endings():
+            (links if linked else files).append(path)
+    return sorted(files) + sorted(links)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
+    """Files below `root`, and whether a link leads there. Linked folders come last, so that a folder has its own name."""
+    folders, linked_folders = [(root, False)], []
+    entered: set[tuple[int, int]] = set()
+    while folders or linked_folders:
+        folder, linked = folders.pop() if folders else linked_folders.pop(0)
+        try:
+            status = folder.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in entered:
+                continue
+            entered.add(identity)
+            with os.scandir(folder) as entries:
+                listing = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            raise RCDMError(
+                f"The folder {folder} cannot be read ({error.strerror}): make it readable or move it out of {root}."
+            ) from error
+        for entry in listing:
+            if entry.name.startswith("."):
+                continue
+            path = Path(entry.path)
+            if entry.is_dir():
+                if entry.is_symlink():
+                    linked_folders.append((path, True))
+                else:
+                    folders.append((path, linked))
+            else:
+                yield path, linked or entry.is_symlink()
+
+
+def _endings() -> set[str]:
+    Image.init()
+    return {ending for ending, format_name in Image.registered_extensions().items() if format_name in Image.OPEN}

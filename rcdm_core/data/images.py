@@ -1,0 +1,209 @@
+"""One file to one square RGB picture: what every kind of image file means, cropping or padding, and resizing.
+
+A picture is always brought to its size from the original file (never from another size), with antialiasing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from rcdm_core.errors import RCDMError, UnreadableImage
+
+if TYPE_CHECKING:
+    import torch
+
+FITS = ("crop", "pad")
+
+WHITE = (255, 255, 255)
+
+# A JPEG is decoded at a half, a quarter or an eighth when that leaves at least this many pixels for each one wanted, and
+# larger averages come first in a reduction of more than this: the result is within about one level of the direct one.
+_REDUCING_GAP = 3.0
+
+# Pillow warns about a decompression bomb and goes on; the filter that turns the warning into an error is one for the
+# whole process, so only one thread at a time may have it set.
+_warnings_lock = threading.Lock()
+
+
+def open_image(source: Path | str | bytes | Image.Image) -> Image.Image:
+    """Decode a picture completely: an RGB PIL image of its full size, upright, on white.
+
+    Transparency (an alpha channel, or a transparent colour) is flattened on white; 16-bit gray is scaled to 8 bits;
+    palettes, CMYK and bilevel pictures are converted; the EXIF orientation is applied; of an animation or a document
+    with several pages the first is taken.
+
+    Args:
+        source: a file, the bytes of one, or a PIL image.
+
+    Raises:
+        UnreadableImage: not an image, truncated, empty, larger than Pillow's decompression-bomb limit, or of a kind
+            whose values have no defined white (32-bit integers, floating point).
+    """
+    return _decode(source, None, "crop")
+
+
+def read_array(source: Path | str | bytes | Image.Image, size: int, fit: str = "crop") -> np.ndarray:
+    """Read a picture at a size: uint8 `[3, size, size]`, RGB. The same as `fit_image(open_image(source), size, fit)`
+    up to rounding, but large JPEGs are not decoded in full.
+
+    Raises:
+        UnreadableImage: as `open_image`.
+        RCDMError: `fit` is neither "crop" nor "pad".
+    """
+    return fit_image(_decode(source, size, fit), size, fit)
+
+
+def read_image(source: Path | str | bytes | Image.Image, size: int, fit: str = "crop") -> torch.Tensor:
+    """Read a picture at a size: float32 tensor `[3, size, size]`, RGB in [0, 1]. Raises as `read_array`."""
+    import torch
+
+    return torch.from_numpy(read_array(source, size, fit)).float() / 255
+
+
+def fit_image(image: Image.Image, size: int, fit: str = "crop") -> np.ndarray:
+    """Make a picture square and bring it to a size: uint8 `[3, size, size]`, RGB.
+
+    Args:
+        image: an RGB image as `open_image` returns it.
+        size: side of the result, in pixels.
+        fit: "crop" cuts the centre square out, "pad" adds white on the shorter sides.
+
+    Raises:
+        RCDMError: `fit` is neither of them.
+    """
+    width, height = image.size
+    if check_fit(fit) == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        square = _resize(image, size, size, (left, top, left + side, top + side))
+    else:
+        # Padding after the longer side has been resized gives the same as before, since resizing treats rows and columns
+        # apart, and a strip of one by many thousand pixels does not become a square of many thousand.
+        side = max(width, height)
+        if width >= height:
+            flat = _resize(image, size, height, (0, 0, width, height))
+            padded = Image.new("RGB", (size, side), WHITE)
+            padded.paste(flat, (0, (side - height) // 2))
+        else:
+            flat = _resize(image, width, size, (0, 0, width, height))
+            padded = Image.new("RGB", (side, size), WHITE)
+            padded.paste(flat, ((side - width) // 2, 0))
+        square = _resize(padded, size, size, (0, 0, *padded.size))
+    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+
+
+def check_fit(fit: str) -> str:
+    """`fit` itself. Raises RCDMError unless it is "crop" or "pad"."""
+    if fit not in FITS:
+        raise RCDMError(f"{fit!r} is no way to make a picture square: --fit is one of {' and '.join(FITS)}.")
+    return fit
+
+
+def content_hash(path: Path | str) -> str:
+    """sha256 of a file's bytes, 64 hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _resize(image: Image.Image, width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:
+    if box == (0, 0, width, height) == (0, 0, *image.size):
+        return image
+    return image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=_REDUCING_GAP)
+
+
+def _decode(source: Path | str | bytes | Image.Image, size: int | None, fit: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return _to_rgb(source)
+    try:
+        with _open(source) as image:
+            if size is not None:
+                _draft(image, size, fit)
+            return _to_rgb(image)
+    except UnreadableImage:
+        raise
+    except Image.DecompressionBombError:
+        raise UnreadableImage(_too_large()) from None
+    except Image.UnidentifiedImageError:
+        raise UnreadableImage("it is empty" if _is_empty(source) else "it is not an image that Pillow knows") from None
+    except OSError as error:
+        # Pillow's own errors about the data have no errno, the system's have.
+        raise UnreadableImage(error.strerror or str(error)) from None
+    except Exception as error:
+        # Decoders meet damaged data in the middle of their work and raise whatever that leads to.
+        raise UnreadableImage(f"it is damaged ({type(error).__name__}: {error})") from error
+
+
+def _open(source: Path | str | bytes) -> Image.Image:
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        except Image.DecompressionBombWarning:
+            raise UnreadableImage(_too_large()) from None
+
+
+def _too_large() -> str:
+    return f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit against decompression bombs"
+
+
+def _is_empty(source: Path | str | bytes) -> bool:
+    return len(source) == 0 if isinstance(source, bytes) else Path(source).stat().st_size == 0
+
+
+def _draft(image: Image.Image, size: int, fit: str) -> None:
+    """Have a JPEG decoded at a fraction of its size where enough is left. Other formats ignore it."""
+    side = min(image.size) if fit == "crop" else max(image.size)
+    share = _REDUCING_GAP * size / side
+    if share < 1:
+        width, height = image.size
+        image.draft(None, (math.ceil(width * share), math.ceil(height * share)))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise UnreadableImage("it has no pixels")
+    image.load()
+    image = _upright(image)
+    if image.mode.startswith("I"):
+        image = _gray_to_8_bits(image)
+    if image.mode == "F":
+        raise UnreadableImage("its pixels are floating-point numbers, which have no defined white")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        flat = Image.new("RGB", rgba.size, WHITE)
+        flat.paste(rgba, mask=rgba.getchannel("A"))
+        return flat
+    # A copy of an RGB image: the caller's own, or the file's, is not handed on.
+    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        # Damaged EXIF data says nothing about the orientation, and the pixels are fine.
+        return image
+
+
+def _gray_to_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit gray to L, or to LA where a gray value is declared transparent."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise UnreadableImage("its pixels are 32-bit integers, which have no defined white")
+    gray = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        gray.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return gray

@@ -1,0 +1,25 @@
+"""What every test stands on: two threads, and caches that are not the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """RCDM_CACHE is a temporary folder for the whole run, also for the processes that tests start."""
+    path = tmp_path_factory.mktemp("rcdm-cache")
+    before = os.environ.get("RCDM_CACHE")
+    os.environ["RCDM_CACHE"] = str(path)
+    yield path
+    if before is None:
+        del os.environ["RCDM_CACHE"]
+    else:
+        os.environ["RCDM_CACHE"] = before
