@@ -32,7 +32,7 @@ class Encoder(nn.Module):
     mean, std   per channel (R, G, B), for pictures in [0, 1]
     dim         the size of h; None: measured on one picture when it is first asked for
 
-    h is differentiable with respect to the images. Raises ValueError for a mean or std that is not three numbers.
+    h is differentiable with respect to the images. Raises RCDMError for a mean or std that is not three numbers.
     """
 
     mean: Tensor
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean and std are three numbers each, std above 0, not {tuple(mean)} and {tuple(std)}")
+            raise RCDMError(f"mean and std are three numbers each, std above 0, not {tuple(mean)} and {tuple(std)}")
         self.network = network
         self.image_size = image_size
         self._dim = dim
@@ -131,7 +131,20 @@ def load_encoder(
     fixed test pictures is not finite float32 [B, dim].
     """
     provider = find_provider(name_or_provider) if isinstance(name_or_provider, str) else name_or_provider
-    complete = provider.complete_options({**(options or {}), **kw_options})
+    encoder = build_encoder(provider, weights=weights, device=device, options={**(options or {}), **kw_options})
+    h = _checked_h(encoder, provider)
+    if not isinstance(getattr(encoder, "dim", None), int):
+        encoder.dim = h.shape[1]  # type: ignore[misc]
+    if encoder.dim != h.shape[1]:
+        raise RCDMError(f"the encoder of {provider.name} declares dim {encoder.dim}, but its h has {h.shape[1]}")
+    return encoder
+
+
+def build_encoder(
+    provider: Provider, *, weights: str | None, device: str | torch.device, options: Mapping[str, Any]
+) -> Encoder:
+    """Load an encoder and freeze it, without looking at its h. Raises RCDMError where that fails."""
+    complete = provider.complete_options(options)
     try:
         module = provider.load(weights=weights, **complete)
     except RCDMError:
@@ -145,16 +158,10 @@ def load_encoder(
         module.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RCDMError(f"device {str(device)!r} cannot be used ({first_line(error)})") from error
-    # A module of a plugin's own class need not know these two.
+    # A module of a plugin's own class need not know its size.
     if not isinstance(getattr(module, "image_size", None), int):
         module.image_size = provider.image_size  # type: ignore[assignment]
-    encoder = cast(Encoder, module)
-    h = _checked_h(encoder, provider)
-    if not isinstance(getattr(encoder, "dim", None), int):
-        encoder.dim = h.shape[1]  # type: ignore[misc]
-    if encoder.dim != h.shape[1]:
-        raise RCDMError(f"the encoder of {provider.name} declares dim {encoder.dim}, but its h has {h.shape[1]}")
-    return encoder
+    return cast(Encoder, module)
 
 
 def _checked_h(encoder: Encoder, provider: Provider) -> Tensor:
@@ -233,7 +240,7 @@ def _digest(module: nn.Module) -> str:
         if not isinstance(tensor, Tensor):  # a module's extra state can be anything
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

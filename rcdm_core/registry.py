@@ -241,7 +241,9 @@ def _unknown(name: str, registry: _Registry, failures: list[str]) -> str:
         message = f"there is no provider {name!r}; there are {', '.join(known)}"
     else:
         message = f"there is no provider {name!r}, and no plugin offers any"
-    broken = [f"plugin {report.name} is not usable: {report.error}" for report in registry.reports.values() if report.error]
+    broken = [
+        f"plugin {report.name} is not usable: {report.error}" for report in registry.reports.values() if report.error
+    ]
     if failures or broken:
         message += f" ({'; '.join(failures + broken)})"
     return message

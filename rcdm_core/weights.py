@@ -164,7 +164,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             "expected a state dict as torch.save(model.state_dict()) writes it, or a .safetensors file"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise RCDMError(f"{path} cannot be read as a checkpoint, perhaps it is incomplete ({first_line(error)})") from error
+        raise RCDMError(
+            f"{path} cannot be read as a checkpoint, perhaps it is incomplete ({first_line(error)})"
+        ) from error
     except Exception as error:
         # SafetensorError is only known to the package that raises it, and torch's legacy reader raises almost anything.
         raise RCDMError(f"{path} cannot be read as a checkpoint ({first_line(error)})") from error
@@ -181,7 +183,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def _pickle_reason(error: Exception) -> str:
     # torch's message goes on for a page about how to read the file in an unsafe way.
-    found = re.search(r"(?:Unsupported (?:global|class|operand)|GLOBAL) [^\n]*?(?= was not| is not|\.\s|\n|$)", str(error))
+    found = re.search(
+        r"(?:Unsupported (?:global|class|operand)|GLOBAL) [^\n]*?(?= was not| is not|\.\s|\n|$)", f"{error}"
+    )
     return found.group(0) if found else first_line(error)
 
 

@@ -1,0 +1,119 @@
+"""Import and call a user's function, and say in one sentence what went wrong in there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from rcdm_core import RCDMError, resolve_weights
+
+from . import is_file
+
+
+def call(name: str, source: str, function: str, weights: str | None) -> nn.Module:
+    """The module that the function returns. Raises RCDMError naming the file, and the exception if there was one."""
+    path = Path(source).expanduser().resolve() if is_file(source) else None
+    # The user's other files can be imported too, as if the file had been run, or `python -m` had been typed.
+    with _importable(path.parent if path else Path.cwd()):
+        with _explained(source, path):
+            module = _import_file(path) if path else importlib.import_module(source)
+        build = getattr(module, function, None)
+        if not callable(build):
+            raise RCDMError(f"{source} defines no function {function}{_functions_of(module)}")
+        arguments = _weights_argument(name, source, function, build, weights)
+        with _explained(source, Path(module.__file__) if module.__file__ else path):
+            result = build(**arguments)
+    if not isinstance(result, nn.Module):
+        raise RCDMError(f"{function} in {source} returns a {type(result).__name__}, expected a torch.nn.Module")
+    return result
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Run a file afresh, so that one which was edited in between counts as it is now."""
+    key = f"rcdm_custom_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(key, path)
+    if spec is None or spec.loader is None:
+        raise RCDMError(f"{path} is not a Python file: its name should end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[key] = module  # dataclasses and torch.compile look a class's module up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[key]
+        raise
+    return module
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def _explained(source: str, path: Path | None) -> Iterator[None]:
+    """Turn whatever the user's code raises into a sentence with the last line of the file that was running."""
+    try:
+        yield
+    except RCDMError:
+        raise
+    except (Exception, SystemExit) as error:
+        lines = str(error).strip().splitlines()
+        what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        frames: list[int | None] = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _same(frame.filename, path)
+        ]
+        if isinstance(error, SyntaxError) and error.filename and _same(error.filename, path):
+            frames, what = [error.lineno], f"{type(error).__name__}: {error.msg}"
+        line = f" line {frames[-1]}" if frames and frames[-1] else ""
+        raise RCDMError(f"{source}{line} fails with {what}; --debug shows where") from error
+
+
+def _same(filename: str, path: Path | None) -> bool:
+    return path is not None and Path(filename).resolve() == path.resolve()
+
+
+def _functions_of(module: ModuleType) -> str:
+    own = [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+    return f"; it defines {', '.join(own[:5])}" if own else ""
+
+
+def _weights_argument(
+    name: str, source: str, function: str, build: Callable[..., Any], weights: str | None
+) -> dict[str, str]:
+    """{"weights": path} where the user gave some and the function takes them."""
+    parameters: Mapping[str, inspect.Parameter] = {}
+    with contextlib.suppress(TypeError, ValueError):  # what is written in C has no signature
+        parameters = inspect.signature(build).parameters
+    takes = "weights" in parameters or any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+    if weights is not None:
+        if not takes:
+            raise RCDMError(
+                f"{function} in {source} takes no weights: leave out --weights {weights}, or give {function} a "
+                "parameter called weights"
+            )
+        return {"weights": str(resolve_weights(weights, None, provider=name))}
+    if "weights" in parameters and parameters["weights"].default is inspect.Parameter.empty:
+        raise RCDMError(f"{function} in {source} needs weights: give a checkpoint file with --weights FILE")
+    return {}
