@@ -59,4 +59,5 @@ def rcdm_providers() -> Iterable[Provider]:
             dim=sum(PARTS[part] for part in kept_parts(name)),
             image_size=IMAGE_SIZE,
             kind="oracle",
+            forgets=forgotten,
         )
