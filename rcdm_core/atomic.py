@@ -1,0 +1,112 @@
+"""Files that a reader sees whole or not at all: a temporary file or folder, fsync, one rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rcdm_core.errors import RCDMError
+
+
+def sync_file(path: Path) -> None:
+    """Force the file's bytes to the disk: without it a rename may survive a power cut that its content did not."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _give_usual_permissions(path: Path) -> None:
+    """Those of a file that was simply opened: safetensors makes its files readable to their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def sync_folder(path: Path) -> None:
+    """Force the folder's list of names to the disk; a no-op where folders cannot be opened (Windows)."""
+    if os.name == "posix":
+        sync_file(path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside `path` to fill; on success `path` is switched to it in one rename.
+
+    Raises RCDMError when the disk is full or the folder cannot be written; `path` is then what it was before.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explain_failures(path):
+        try:
+            yield temporary
+            _give_usual_permissions(temporary)
+            sync_file(temporary)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """`replacing` for a short UTF-8 text."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def create_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write files into a temporary folder beside `path`, then name it `path` in one rename.
+
+    A folder that already has that name is replaced: callers must not use a name that a pointer refers to.
+    Raises RCDMError as `replacing` does.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with explain_failures(path):
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            fill(temporary)
+            for file in temporary.iterdir():
+                _give_usual_permissions(file)
+                sync_file(file)
+            sync_folder(temporary)
+            if path.exists():
+                shutil.rmtree(path)
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> Path:
+    """Create the folder and its parents. Raises RCDMError when that is not permitted or a file is in the way."""
+    with explain_failures(Path(path)):
+        Path(path).mkdir(parents=True, exist_ok=True)
+    return Path(path)
+
+
+@contextlib.contextmanager
+def explain_failures(path: Path) -> Iterator[None]:
+    """Turn the failures of writing `path` into an RCDMError of one sentence."""
+    try:
+        yield
+    except PermissionError as error:
+        raise RCDMError(f"No permission to write {path}; choose another folder with --out.") from error
+    except Exception as error:
+        # safetensors reports the errors of the operating system as its own, with the number in the text alone.
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
+        if full:
+            raise RCDMError(
+                f"The disk is full: {path} could not be written and is unchanged; free some space and try again."
+            ) from error
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise RCDMError(f"{path} could not be written ({error}); check the folder given with --out.") from error
+        raise

@@ -1,0 +1,175 @@
+"""Everything that a training run can be told, and the defaults of it, in one place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rcdm_core.errors import RCDMError
+from rcdm_core.precision import PRECISIONS
+from rcdm_core.presets import PRESETS, Preset
+
+CONDITIONINGS = ("batchnorm", "embedding", "none")
+LR_SCHEDULES = ("constant", "cosine")
+# Held out by default: a tenth, but no more than a gallery for the faithfulness figures needs.
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 512
+# What a resumed run may change: how long it goes on, what it writes on the way, and where it computes.
+FREE_ON_RESUME = (
+    "out", "steps", "minutes", "device", "precision", "weights", "save_every", "preview_every", "resume", "cache",
+    "pixel_cache_limit",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run. None means: the preset's value, or what the comment says.
+
+    Raises RCDMError for a value that is out of range or does not go with another.
+    """
+
+    provider: str
+    data: str | None = None             # folder of images, or shapes[:N[:SEED]]; None: shapes
+    out: str | Path | None = None       # folder of the bundle; None: runs/PROVIDER
+    weights: str | None = None          # checkpoint of the encoder; None: the provider's own
+    provider_options: Mapping[str, Any] = field(default_factory=dict)
+    # data
+    fit: str = "crop"                   # crop: centre square; pad: the whole image on a square
+    keep_duplicates: bool = False       # links and copies count as pictures of their own
+    held_out: int | float | None = None  # pictures (int) or share (float) never trained on; None: a tenth, at most 512
+    flip: bool = True                   # mirror half of the pictures, and their representations with them
+    # network
+    preset: str = "tiny-32"
+    conditioning: str | None = None     # batchnorm, embedding, none; None: batchnorm if there is an h
+    standardise: bool | None = None     # standardise h per dimension with the training set's statistics
+    # how long: whichever comes first; at least one of them
+    steps: int | None = None
+    minutes: float | None = None        # of training in all, the time before a resume included
+    # optimisation
+    batch_size: int | None = None       # pictures a step
+    accumulate: int = 1                 # parts that a step's pictures are split into, when memory is short
+    lr: float | None = None
+    lr_schedule: str | None = None      # constant or cosine (down to zero at --steps); None: the preset's if it can be
+    warmup: int | None = None           # steps over which lr rises from zero
+    weight_decay: float | None = None
+    clip: float | None = None           # largest norm of the gradient; 0: none
+    ema: float | None = None            # decay of the averaged weights, which are the ones that are kept
+    precision: str = "auto"             # float32, bf16, or auto: bf16 where the hardware has it
+    # the run
+    seed: int = 0
+    device: str = "auto"
+    save_every: int = 500               # steps; at most so many are lost when the run is killed
+    preview_every: int | None = None    # steps; None: at every save; 0: never
+    resume: bool = False
+    cache: str | Path | None = None     # folder of representations and pixels; None: RCDM_CACHE or ~/.cache/rcdm
+    pixel_cache_limit: int = 4 * 2**30  # bytes; larger sets are decoded again in every epoch
+
+    def __post_init__(self) -> None:
+        _require(self.preset in PRESETS, f"--preset {self.preset} is not known; expected one of {', '.join(PRESETS)}")
+        _one_of("--conditioning", self.conditioning, CONDITIONINGS)
+        _one_of("--lr-schedule", self.lr_schedule, LR_SCHEDULES)
+        _one_of("--precision", self.precision, PRECISIONS)
+        _one_of("--fit", self.fit, ("crop", "pad"))
+        _require(self.steps is not None or self.minutes is not None, "Give --steps or --minutes, or both")
+        for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "save_every"):
+            value = getattr(self, name)
+            _require(value is None or (value > 0 and math.isfinite(value)), f"{_option(name)} {value} must be positive")
+        for name in ("warmup", "weight_decay", "clip", "preview_every", "held_out", "pixel_cache_limit", "seed"):
+            value = getattr(self, name)
+            _require(value is None or (value >= 0 and math.isfinite(value)), f"{_option(name)} {value} is negative")
+        _require(self.ema is None or 0 <= self.ema < 1, f"--ema {self.ema} must be at least 0 and below 1")
+        _require(
+            self.lr_schedule != "cosine" or self.steps is not None,
+            "--lr-schedule cosine needs --steps, because no schedule may depend on how fast the machine is",
+        )
+
+    def recipe(self) -> Recipe:
+        """The numbers that the preset supplies, with this run's own in their place.
+
+        Raises RCDMError when the step's pictures cannot be split into `accumulate` equal parts.
+        """
+        preset = PRESETS[self.preset]
+        schedule = self.lr_schedule or (preset.lr_schedule if self.steps is not None else "constant")
+        own = {
+            name: getattr(self, name)
+            for name in ("batch_size", "lr", "warmup", "weight_decay", "clip", "standardise")
+            if getattr(self, name) is not None
+        }
+        recipe = replace(Recipe.of(preset), lr_schedule=schedule, accumulate=self.accumulate, **own)
+        recipe = recipe if self.ema is None else replace(recipe, ema=self.ema)
+        _require(
+            recipe.batch_size % recipe.accumulate == 0,
+            f"--batch-size {recipe.batch_size} cannot be split into --accumulate {recipe.accumulate} equal parts",
+        )
+        return recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        values = asdict(self)
+        values["provider_options"] = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in self.provider_options.items()
+        }
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+    def changes(self, earlier: Mapping[str, Any]) -> list[str]:
+        """What a run that resumes from `earlier` (`to_dict` of it) may not have changed but has, as options."""
+        now = self.to_dict()
+        return [
+            f"{_option(entry.name)} (was {earlier.get(entry.name)}, now {now[entry.name]})"
+            for entry in fields(self)
+            if entry.name not in FREE_ON_RESUME and now[entry.name] != earlier.get(entry.name)
+        ]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the weights are optimised: no value is left open."""
+
+    batch_size: int
+    accumulate: int
+    lr: float
+    lr_schedule: str
+    warmup: int
+    betas: tuple[float, float]
+    weight_decay: float
+    clip: float
+    ema: float
+    standardise: bool
+
+    @classmethod
+    def of(cls, preset: Preset) -> Recipe:
+        """The preset's own."""
+        return cls(
+            preset.batch_size, 1, preset.lr, preset.lr_schedule, preset.warmup, preset.betas, preset.weight_decay,
+            preset.clip, preset.ema_decay, preset.standardise,
+        )  # fmt: skip
+
+
+def default_held_out(count: int) -> int:
+    """How many of `count` pictures are held out when nothing else is asked for."""
+    return min(HELD_OUT_MOST, round(HELD_OUT_SHARE * count))
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int | None) -> float:
+    """lr of the step that comes after `step` finished ones: linear warm-up, then constant or half a cosine to zero."""
+    warm = min(1.0, (step + 1) / (recipe.warmup + 1))
+    if recipe.lr_schedule == "constant" or steps is None:
+        return recipe.lr * warm
+    left = max(steps - recipe.warmup, 1)
+    done = min(max(step - recipe.warmup, 0) / left, 1.0)
+    return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise RCDMError(f"{otherwise}.")
+
+
+def _one_of(option: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    _require(value is None or value in allowed, f"{option} {value} is not known; expected {', '.join(allowed)}")

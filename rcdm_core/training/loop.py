@@ -1,0 +1,282 @@
+"""The training loop (paper, section 3): noise an image, let the network say what was added, given h."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rcdm_core import randomness
+from rcdm_core.bundle import BundleConfig, Contents, read, save
+from rcdm_core.diffusion import Diffusion
+from rcdm_core.errors import RCDMError
+from rcdm_core.model import RCDM
+from rcdm_core.precision import computing_in, resolve_device, resolve_precision
+from rcdm_core.presets import PRESETS
+from rcdm_core.progress import Reporter
+from rcdm_core.training.batches import Batch, Batches
+from rcdm_core.training.batchnorm import recompute_statistics
+from rcdm_core.training.config import TrainConfig, learning_rate
+from rcdm_core.training.dataset import reading_threads
+from rcdm_core.training.ema import EMA
+from rcdm_core.training.interrupt import StopRequests
+from rcdm_core.training.log import Log
+from rcdm_core.training.pixels import PixelReader
+from rcdm_core.training.preview import write_preview
+from rcdm_core.training.setup import Setup, set_up, versions
+from rcdm_core.training.state import Counters, save_state
+from rcdm_core.unet import UNet
+
+LOG_EVERY = 10
+GIVE_UP_AFTER = 5  # steps in a row whose loss or gradient is not finite
+STATISTICS_BATCHES = 20
+PREVIEW_ROWS, PREVIEW_SAMPLES, PREVIEW_STEPS = 8, 6, 10
+
+
+def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
+    """Train an RCDM, or go on with one, and return the folder of its bundle.
+
+    Ctrl-C or SIGTERM saves after the step under way and returns as well; `Reporter.log` says how to go on.
+    On a CPU, in float32 and with one number of threads, a run that was stopped and resumed ends with the same bits.
+
+    Raises RCDMError for bad arguments or data, a folder that is in use, a full disk (the last state stays whole), and
+    when the loss was not finite for five steps in a row (the last good state is named).
+    """
+    reporter = progress or Reporter()
+    device = resolve_device(config.device)
+    setup = set_up(config, device, reporter)
+    reader = PixelReader(setup.dataset, reading_threads())
+    try:
+        # Dropout is seeded for each step; the caller's generators are none of our business.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return Trainer(config, setup, device, reader, reporter).run()
+    finally:
+        reader.close()
+
+
+class Trainer:
+    """One run: network, optimizer, EMA and counters, and what is done with them."""
+
+    def __init__(
+        self, config: TrainConfig, setup: Setup, device: torch.device, reader: PixelReader, reporter: Reporter
+    ) -> None:
+        self.config, self.setup, self.device, self.reader, self.reporter = config, setup, device, reader, reporter
+        self.recipe = config.recipe()
+        self.precision = resolve_precision(config.precision, device)
+        preset = PRESETS[config.preset]
+        self.diffusion = Diffusion(preset.diffusion)
+        torch.manual_seed(randomness.torch_seed(config.seed, "weights"))
+        self.network = UNet(preset.unet_config(setup.conditioning, h_dim=setup.provider.dim))
+        if setup.conditioning != "none":
+            self.network.set_h_statistics(setup.h_mean, setup.h_std)
+        self.network.to(device).train()
+        self.parameters = list(self.network.parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=self.recipe.lr,
+            betas=self.recipe.betas,
+            weight_decay=self.recipe.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        self.ema = EMA(self.network, self.recipe.ema)
+        self.counters = Counters()
+        if setup.saved is not None:
+            setup.saved.restore(self.network, self.ema, self.optimizer)
+            self.counters = replace(setup.saved.counters)
+        self.log = Log(setup.run / "log.jsonl", self.counters.log_bytes)
+        self._last_save = self._last_preview = self.counters.step
+        self._started = time.monotonic()
+        self._before = self.counters.seconds
+
+    # the loop
+
+    def run(self) -> Path:
+        """All steps that are left. Returns the bundle's folder."""
+        if self._finished():
+            if self._step_of_bundle() != self.counters.step:  # the run was killed between state and bundle
+                self._save_bundle()
+            self.reporter.log(f"{self.setup.run} is finished: {self.counters.step} steps. More --steps go on with it.")
+            return self.setup.run
+        batches = self._batches("train")
+        total, unit = (self.config.steps, "step") if self.config.steps else (60 * (self.config.minutes or 0), "s")
+        self.reporter.start(total, "training", unit=unit)
+        self.reporter.update(self.counters.step if self.config.steps else self.counters.seconds)
+        steps = range(self.counters.step, self.config.steps or 2**62)
+        with StopRequests() as stop:
+            for batch in batches.prefetched(steps):
+                self._step(batch)
+                if stop.requested or self._finished():
+                    break
+                if self.counters.step - self._last_save >= self.config.save_every:
+                    self.save()
+            self.save(preview=not stop.requested)
+        self.reporter.finish()
+        if stop.requested and not self._finished():
+            self.reporter.log(
+                f"Stopped and saved after step {self.counters.step}; the same command with --resume goes on."
+            )
+        return self.setup.run
+
+    def _step_of_bundle(self) -> int | None:
+        try:
+            return read(self.setup.run)[0].step
+        except RCDMError:
+            return None
+
+    def _finished(self) -> bool:
+        config, done = self.config, self.counters
+        return (config.steps is not None and done.step >= config.steps) or (
+            config.minutes is not None and done.seconds >= 60 * config.minutes
+        )
+
+    def _step(self, batch: Batch) -> None:
+        """One update of the weights, or none where loss or gradient is not finite."""
+        done, begun = self.counters, time.monotonic()
+        lr = learning_rate(self.recipe, done.step, self.config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        torch.manual_seed(randomness.torch_seed(self.config.seed, "dropout", done.step))
+        numbers = self._gradient(batch)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf))
+        done.step += 1
+        done.images_seen += self.recipe.batch_size
+        if math.isfinite(norm) and math.isfinite(numbers["loss"]):
+            self.optimizer.step()
+            self.ema.update(done.step)
+            done.in_a_row = 0
+        else:
+            done.skipped += 1
+            done.in_a_row += 1
+        took, earlier = time.monotonic() - begun, done.seconds
+        done.seconds = self._before + time.monotonic() - self._started
+        self.log.add({**numbers, "lr": lr, "grad_norm": norm, "seconds_per_step": took})
+        shown = {"loss": numbers["loss"], "images_per_second": self.recipe.batch_size / took}
+        if self.config.steps:
+            self.reporter.update(1, **shown)
+        else:
+            self.reporter.update(done.seconds - earlier, step=done.step, **shown)
+        if done.step % LOG_EVERY == 0:
+            self._write_log()
+        if done.in_a_row == GIVE_UP_AFTER:
+            self._give_up()
+
+    def _gradient(self, batch: Batch) -> dict[str, float]:
+        """Accumulate the gradient over the batch's parts; returns the means of the losses."""
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: dict[str, Tensor] = {}
+        for part in batch.parts(self.recipe.accumulate):
+            losses = self._losses(self.network, part.to(self.device))
+            (losses["loss"].mean() / self.recipe.accumulate).backward()
+            for name, values in losses.items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + values.detach().mean()
+        return {name: float(value) / self.recipe.accumulate for name, value in sums.items()}
+
+    def _losses(self, network: UNet, batch: Batch) -> dict[str, Tensor]:
+        x_t = self.diffusion.q_sample(batch.x0, batch.t, batch.noise)
+        output = self._predict(network, x_t, batch)
+        return self.diffusion.losses(output, batch.x0, x_t, batch.t, batch.noise)
+
+    def _predict(self, network: UNet, x_t: Tensor, batch: Batch) -> Tensor:
+        with computing_in(self.precision, self.device):
+            return network(x_t, batch.t, batch.h if self.setup.conditioning != "none" else None)
+
+    def _batches(self, purpose: str) -> Batches:
+        return Batches(
+            self.setup.dataset,
+            self.setup.train_rows,
+            self.reader,
+            batch_size=self.recipe.batch_size,
+            timesteps=self.diffusion.config.steps,
+            seed=self.config.seed,
+            flip=self.config.flip,
+            purpose=purpose,
+        )
+
+    def _give_up(self) -> None:
+        if self._last_save:
+            kept = f"the last good state is that of step {self._last_save} in {self.setup.run / 'training'}"
+        else:
+            kept = "nothing had been saved before"
+        raise RCDMError(
+            f"The loss or its gradient was not finite for {GIVE_UP_AFTER} steps in a row, up to step "
+            f"{self.counters.step}; {kept}; try a lower --lr, --precision float32, or --clip 1."
+        )
+
+    # what is written on the way
+
+    def save(self, preview: bool = True) -> None:
+        """State, then bundle, then preview: a crash in between leaves the older of what comes later."""
+        if self.counters.step % LOG_EVERY:
+            self._write_log()
+        if self.counters.in_a_row == 0:
+            self.counters.log_bytes = (self.setup.run / "log.jsonl").stat().st_size
+            setup = self.setup
+            parts = (self.network, self.ema, self.optimizer, self.counters)
+            save_state(setup.run, *parts, setup.identity, setup.encoder_tensors())
+            self._last_save = self.counters.step
+        model = self._save_bundle()
+        every = self.config.preview_every
+        due = every is None or (every > 0 and self.counters.step - self._last_preview >= every)
+        if preview and due:
+            self._preview(model)
+            self._last_preview = self.counters.step
+
+    def _write_log(self) -> None:
+        done = self.counters
+        means = self.log.means()
+        rate = self.recipe.batch_size / max(means.get("seconds_per_step", math.inf), 1e-9)
+        self.log.write(
+            {"step": done.step, "seconds": round(done.seconds, 3), "images_per_second": rate, "skipped": done.skipped}
+        )
+
+    def _save_bundle(self) -> RCDM:
+        """The averaged weights, with batch-norm statistics of their own, as a bundle."""
+        recompute_statistics(self.ema.network, self._statistics_batches())
+        setup, done = self.setup, self.counters
+        contents = Contents(
+            unet=self.ema.network.state_dict(),
+            h_mean=setup.h_mean,
+            h_std=setup.h_std,
+            fingerprint_h=setup.fingerprint.h,
+            train_ids=setup.train_ids,
+        )
+        config = BundleConfig(
+            unet=self.network.config,
+            diffusion=self.diffusion.config,
+            provider=setup.provider,
+            data=setup.data,
+            preset=self.config.preset,
+            step=done.step,
+            images_seen=done.images_seen,
+            seconds=round(done.seconds, 3),
+            seed=self.config.seed,
+            arguments=self.config.to_dict(),
+            versions=versions(),
+        )
+        save(setup.run, config, contents)
+        return RCDM(config, contents, path=setup.run, unet=self.ema.network)
+
+    def _statistics_batches(self) -> list[Callable[[], object]]:
+        batches = self._batches("batch norm")
+
+        def run(number: int) -> None:
+            for part in batches(number).parts(self.recipe.accumulate):
+                batch = part.to(self.device)
+                self._predict(self.ema.network, self.diffusion.q_sample(batch.x0, batch.t, batch.noise), batch)
+
+        return [functools.partial(run, number) for number in range(STATISTICS_BATCHES)]
+
+    def _preview(self, model: RCDM) -> None:
+        rows = (self.setup.held_out_rows if len(self.setup.held_out_rows) else self.setup.train_rows)[:PREVIEW_ROWS]
+        real = torch.from_numpy(self.reader(rows)).float() / 255
+        h = torch.from_numpy(self.setup.dataset.h[rows][:, 0])
+        samples = model.sample(
+            h, PREVIEW_SAMPLES, seed=self.config.seed, steps=PREVIEW_STEPS, precision=self.config.precision
+        )
+        write_preview(self.setup.run / "preview.png", real, samples)

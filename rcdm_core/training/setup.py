@@ -1,0 +1,218 @@
+"""From the arguments of a run to what the loop needs: encoder, data, split, statistics of h."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import rcdm_core
+from rcdm_core.atomic import make_folder, replace_text
+from rcdm_core.bundle import FILE_NAME, DataRecord, ProviderRecord, id_prefix
+from rcdm_core.data.cache_dir import cache_dir
+from rcdm_core.data.shapes import open_data
+from rcdm_core.data.source import ImageSource, data_fingerprint, split
+from rcdm_core.encoder import Encoder, Fingerprint, compare_fingerprints, fingerprint, load_encoder
+from rcdm_core.errors import RCDMError
+from rcdm_core.presets import PRESETS
+from rcdm_core.progress import Reporter
+from rcdm_core.provider import Provider
+from rcdm_core.registry import find_provider, source_of
+from rcdm_core.training.config import TrainConfig, default_held_out
+from rcdm_core.training.dataset import Dataset, content_order, prepare
+from rcdm_core.training.representations import statistics
+from rcdm_core.training.state import SavedState, find_state
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run works with. train_rows, held_out_rows: rows of `dataset`, readable ones only."""
+
+    run: Path
+    conditioning: str
+    dataset: Dataset
+    train_rows: np.ndarray
+    held_out_rows: np.ndarray
+    h_mean: Tensor
+    h_std: Tensor
+    fingerprint: Fingerprint
+    provider: ProviderRecord
+    data: DataRecord
+    train_ids: Tensor
+    saved: SavedState | None
+    identity: dict[str, Any]
+
+    def encoder_tensors(self) -> dict[str, Tensor]:
+        """What a saved state keeps of the encoder."""
+        return {"h_mean": self.h_mean, "h_std": self.h_std, "fingerprint.h": self.fingerprint.h}
+
+
+def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Setup:
+    """Everything up to the first step. Raises RCDMError for anything that is wrong with the arguments or the data."""
+    provider = find_provider(config.provider)
+    options = provider.complete_options(config.provider_options)
+    run = _run_folder(config, provider)
+    saved = find_state(run)
+    if saved is not None:
+        _refuse_changes(config, saved)
+    source = open_data(config.data, fit=config.fit, keep_duplicates=config.keep_duplicates)
+    held_out = default_held_out(len(set(source.ids))) if config.held_out is None else config.held_out
+    training, held = split(source.ids, held_out)
+    encoder = load_encoder(provider, weights=config.weights, device=device, options=options)
+    mark = fingerprint(encoder)
+    conditioning = _conditioning(config, encoder)
+    dataset = prepare(
+        source,
+        encoder,
+        mark,
+        encoder_key=json.dumps([provider.name, _jsonable(options), encoder.image_size]),
+        data_key=f"{data_fingerprint(source.ids)} {config.fit}",
+        image_size=int(PRESETS[config.preset].unet["image_size"]),
+        flip=config.flip,
+        cache=Path(config.cache) if config.cache is not None else cache_dir("training"),
+        pixel_limit=config.pixel_cache_limit,
+        device=device,
+        reporter=reporter,
+    )
+    _tell_skipped(run, dataset, reporter)
+    row_of = np.empty(len(source), np.int64)
+    row_of[content_order(source.ids)] = np.arange(len(source))
+    train_rows, held_out_rows = (np.sort(row_of[np.array(part, np.int64)]) for part in (training, held))
+    train_rows, held_out_rows = (rows[dataset.readable[rows]] for rows in (train_rows, held_out_rows))
+    if not len(train_rows):
+        raise RCDMError("No picture is left to train on; use more --data or hold out fewer.")
+    ids = source.ids
+    identity = {
+        "arguments": config.to_dict(),
+        "data": data_fingerprint(ids[int(dataset.order[row])] for row in train_rows),
+        "weights_digest": mark.weights_digest,
+    }
+    if saved is not None:
+        h_mean, h_std = _continue_with(saved, identity, mark)
+    elif PRESETS[config.preset].standardise if config.standardise is None else config.standardise:
+        h_mean, h_std = statistics(dataset.h, train_rows)
+    else:
+        h_mean, h_std = torch.zeros(encoder.dim), torch.ones(encoder.dim)
+    return Setup(
+        run=run,
+        conditioning=conditioning,
+        dataset=dataset,
+        train_rows=train_rows,
+        held_out_rows=held_out_rows,
+        h_mean=h_mean,
+        h_std=h_std,
+        fingerprint=mark,
+        provider=_provider_record(config, provider, options, encoder, mark),
+        data=DataRecord(
+            description=source.describe(),
+            fit=config.fit,
+            fingerprint=data_fingerprint(ids),
+            train_count=len(train_rows),
+            held_out=tuple(ids[int(dataset.order[row])] for row in held_out_rows),
+            flip=config.flip,
+        ),
+        train_ids=_train_ids(source, dataset, train_rows),
+        saved=saved,
+        identity=identity,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
+    packages = {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "safetensors")}
+    return {"rcdm": rcdm_core.__version__, "python": platform.python_version(), **packages}
+
+
+def default_run_folder(provider: str) -> Path:
+    """runs/PROVIDER, with what does not belong into a folder's name replaced."""
+    return Path("runs") / re.sub(r"[^\w.+-]+", "-", provider.rsplit("/", 1)[-1]).strip("-.")
+
+
+def _run_folder(config: TrainConfig, provider: Provider) -> Path:
+    run = Path(config.out) if config.out is not None else default_run_folder(provider.name)
+    used = (run / FILE_NAME).exists() or find_state(run) is not None
+    if used and not config.resume:
+        raise RCDMError(f"{run} already holds a training; go on with it by --resume, or choose another --out.")
+    make_folder(run / "training")
+    # Fails now rather than after an hour: a folder can exist and still not be writable.
+    replace_text(run / "training" / "arguments.json", json.dumps(config.to_dict(), indent=1) + "\n")
+    return run
+
+
+def _refuse_changes(config: TrainConfig, saved: SavedState) -> None:
+    changes = config.changes(saved.identity["arguments"])
+    if changes:
+        raise RCDMError(
+            f"{saved.folder.parent.parent} was started with other arguments: {', '.join(changes)}; "
+            "resume it with the same ones, or choose another --out."
+        )
+
+
+def _continue_with(saved: SavedState, identity: Mapping[str, Any], now: Fingerprint) -> tuple[Tensor, Tensor]:
+    """The statistics of the run that is resumed, if data and encoder are still the same."""
+    run = saved.folder.parent.parent
+    if saved.identity["data"] != identity["data"]:
+        raise RCDMError(f"The images of {run} have changed since it began; restore them, or choose another --out.")
+    tensors = saved.encoder()
+    before = Fingerprint(saved.identity["weights_digest"], tensors["fingerprint.h"])
+    difference = compare_fingerprints(before, now)
+    if difference is not None:
+        raise RCDMError(f"The encoder of {run} has changed since it was started: {difference}; choose another --out.")
+    return tensors["h_mean"], tensors["h_std"]
+
+
+def _conditioning(config: TrainConfig, encoder: Encoder) -> str:
+    if config.conditioning is None:
+        return "batchnorm" if encoder.dim else "none"
+    if (config.conditioning == "none") != (encoder.dim == 0):
+        raise RCDMError(
+            f"--conditioning {config.conditioning} does not go with --provider {config.provider}, whose h has "
+            f"{encoder.dim} dimensions; conditioning none belongs to provider none, and only to it."
+        )
+    return config.conditioning
+
+
+def _provider_record(
+    config: TrainConfig, provider: Provider, options: Mapping[str, Any], encoder: Encoder, mark: Fingerprint
+) -> ProviderRecord:
+    origin = source_of(provider.name)
+    # The licence that a provider declares is that of its own weights, not of a checkpoint that the user brings.
+    own = provider.weights if config.weights is None else None
+    return ProviderRecord(
+        name=provider.name,
+        kind=provider.kind,
+        dim=encoder.dim,
+        image_size=encoder.image_size,
+        options=_jsonable(options),
+        weights=config.weights,
+        weights_digest=mark.weights_digest,
+        licence=own.licence if own else None,
+        citation=own.citation if own else None,
+        distribution=origin.distribution,
+        version=origin.version,
+    )
+
+
+def _tell_skipped(run: Path, dataset: Dataset, reporter: Reporter) -> None:
+    lines = [f"{entry.name}: {entry.reason}" for entry in dataset.skipped]
+    if lines:
+        replace_text(run / "skipped.txt", "\n".join(lines) + "\n")
+        more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
+        reporter.log(f"Skipped {len(lines)} unreadable pictures: {'; '.join(lines[:5])}{more} ({run / 'skipped.txt'}).")
+
+
+def _train_ids(source: ImageSource, dataset: Dataset, rows: np.ndarray) -> Tensor:
+    return torch.tensor(sorted({id_prefix(source.ids[int(dataset.order[row])]) for row in rows}), dtype=torch.int64)
+
+
+def _jsonable(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
