@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rcdm_core.data.images import check_fit, content_hash, read_array
+from rcdm_core.data.images import check_fit, read_array
+from rcdm_core.data.known_ids import KnownIds
 from rcdm_core.data.source import ImageSource, check_readable_share, data_fingerprint, split
 from rcdm_core.errors import RCDMError
 
@@ -21,12 +21,13 @@ __all__ = ["ImageFolder", "ImageSource", "check_readable_share", "data_fingerpri
 class ImageFolder(ImageSource):
     """All image files below `root`, by the ending of their names (any that Pillow knows, in capitals or not).
 
-    The bytes of every file are read once to find its content id. A file whose content is there already (a copy, a link)
+    The bytes of every file are read once to find its content id, which is remembered for as long as the file stays
+    unchanged. A file whose content is there already (a copy, a link)
     is left out, unless `keep_duplicates`; of several names, a file's own comes before a link's, then the alphabet
     decides. Links to folders are followed, each folder once. Hidden files and folders are left out.
 
-    Whether a file really is a picture shows when it is read. If every image lies in a subfolder, then the first-level
-    subfolders are the classes.
+    Whether a file really is a picture shows when it is read. If every image lies in a subfolder and there are several,
+    then the first-level subfolders are the classes.
 
     Attributes:
         root: the folder.
@@ -50,12 +51,12 @@ class ImageFolder(ImageSource):
                 f"The folder {self.root} holds no image files: give one with pictures in it (PNG, JPEG, WebP, …)."
             )
         self.check_readable()
-        folders = [Path(name).parts[:-1] for name in self.names]
         self.labels, self.label_names = None, []
-        if all(folders):
-            self.label_names = sorted({parts[0] for parts in folders})
+        classes = [name.partition("/")[0] if "/" in name else None for name in self.names]
+        if None not in classes and len(set(classes)) > 1:
+            self.label_names = sorted({name for name in classes if name is not None})
             number = {name: index for index, name in enumerate(self.label_names)}
-            self.labels = [number[parts[0]] for parts in folders]
+            self.labels = [number[name] for name in classes if name is not None]
 
     def get(self, index: int, size: int) -> np.ndarray:
         return read_array(self.path(index), size, self.fit)
@@ -78,28 +79,23 @@ class ImageFolder(ImageSource):
         }
 
     def _scan(self) -> None:
-        id_of_file: dict[tuple[int, int], str] = {}  # links need not be read again
+        known = KnownIds(self.root)
         seen: set[str] = set()
         found: list[tuple[str, str]] = []
         for path in _image_files(self.root):
             name = path.relative_to(self.root).as_posix()
             try:
-                status = path.stat()
-                if not stat.S_ISREG(status.st_mode):
-                    raise OSError(None, "it is not a regular file")
-                file = (status.st_dev, status.st_ino)
-                if file not in id_of_file:
-                    id_of_file[file] = content_hash(path)
+                content_id = known.content_id(path)
             except OSError as error:
                 broken = path.is_symlink() and not path.exists()
                 self.skipped.append((name, "it is a link to nothing" if broken else error.strerror or str(error)))
                 continue
-            content_id = id_of_file[file]
             if content_id in seen and not self.keep_duplicates:
                 self.duplicates += 1
                 continue
             seen.add(content_id)
             found.append((name, content_id))
+        known.save()
         found.sort()
         self.names = [name for name, _ in found]
         self.ids = [content_id for _, content_id in found]
@@ -124,8 +120,9 @@ def _image_files(root: Path) -> list[Path]:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Files below `root`, and whether a link leads there. Linked folders come last, so that a folder has its own name."""
-    folders, linked_folders = [(root, False)], []
+    """Files below `root`, and whether a link leads there. Linked folders come last: a folder goes by its own name."""
+    folders: list[tuple[Path, bool]] = [(root, False)]
+    linked_folders: list[tuple[Path, bool]] = []
     entered: set[tuple[int, int]] = set()
     while folders or linked_folders:
         folder, linked = folders.pop() if folders else linked_folders.pop(0)
@@ -145,13 +142,20 @@ def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
             if entry.name.startswith("."):
                 continue
             path = Path(entry.path)
-            if entry.is_dir():
+            if _is_folder(entry):
                 if entry.is_symlink():
                     linked_folders.append((path, True))
                 else:
                     folders.append((path, linked))
             else:
                 yield path, linked or entry.is_symlink()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _endings() -> set[str]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-from rcdm_core.errors import RCDMError, UnreadableImage
+from rcdm_core.errors import RCDMError, UnreadableImage, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +26,12 @@ FITS = ("crop", "pad")
 
 WHITE = (255, 255, 255)
 
-# A JPEG is decoded at a half, a quarter or an eighth when that leaves at least this many pixels for each one wanted, and
-# larger averages come first in a reduction of more than this: the result is within about one level of the direct one.
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_METADATA = (b"tEXt", b"zTXt", b"iTXt", b"tIME", b"pHYs")
+_READ_AT_ONCE = 1 << 20
+
+# A JPEG is decoded at a half, a quarter or an eighth when that leaves at least this many pixels for each one wanted,
+# and plain averages come first in a reduction by more than this: the result is hardly different from the direct one.
 _REDUCING_GAP = 3.0
 
 # Pillow warns about a decompression bomb and goes on; the filter that turns the warning into an error is one for the
@@ -84,20 +89,20 @@ def fit_image(image: Image.Image, size: int, fit: str = "crop") -> np.ndarray:
     if check_fit(fit) == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        square = _resize(image, size, size, (left, top, left + side, top + side))
+        square = _resize(image.crop((left, top, left + side, top + side)), size, size)
     else:
-        # Padding after the longer side has been resized gives the same as before, since resizing treats rows and columns
+        # Padding after the longer side has been resized gives the same as before, since rows and columns are resized
         # apart, and a strip of one by many thousand pixels does not become a square of many thousand.
         side = max(width, height)
         if width >= height:
-            flat = _resize(image, size, height, (0, 0, width, height))
+            flat = _resize(image, size, height)
             padded = Image.new("RGB", (size, side), WHITE)
             padded.paste(flat, (0, (side - height) // 2))
         else:
-            flat = _resize(image, width, size, (0, 0, width, height))
+            flat = _resize(image, width, size)
             padded = Image.new("RGB", (side, size), WHITE)
             padded.paste(flat, ((side - width) // 2, 0))
-        square = _resize(padded, size, size, (0, 0, *padded.size))
+        square = _resize(padded, size, size)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
@@ -109,57 +114,83 @@ def check_fit(fit: str) -> str:
 
 
 def content_hash(path: Path | str) -> str:
-    """sha256 of a file's bytes, 64 hexadecimal digits. Raises OSError."""
+    """The content id of a file: the sha256 of its bytes, 64 hexadecimal digits.
+
+    Those chunks of a PNG that do not touch the pixels (texts, time, physical size) are left out: the same picture saved
+    again under another title has the same id, and so never is in the training and in the held-out part at once.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        start = file.read(len(_PNG_SIGNATURE))
+        digest.update(start)
+        if start == _PNG_SIGNATURE:
+            while len(header := file.read(8)) == 8:
+                rest = int.from_bytes(header[:4], "big") + 4  # the data and its checksum
+                if header[4:] in _PNG_METADATA:
+                    file.seek(rest, os.SEEK_CUR)
+                else:
+                    digest.update(header)
+                    _digest_bytes(file, digest, rest)
+            digest.update(header)
+        else:
+            _digest_bytes(file, digest, None)
     return digest.hexdigest()
 
 
-def _resize(image: Image.Image, width: int, height: int, box: tuple[int, int, int, int]) -> Image.Image:
-    if box == (0, 0, width, height) == (0, 0, *image.size):
-        return image
-    return image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=_REDUCING_GAP)
+def _digest_bytes(file: BinaryIO, digest: hashlib._Hash, count: int | None) -> None:
+    """Feed the next `count` bytes, or all that are left, to the digest."""
+    while block := file.read(_READ_AT_ONCE if count is None else min(_READ_AT_ONCE, count)):
+        digest.update(block)
+        if count is not None:
+            count -= len(block)
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
 
 
 def _decode(source: Path | str | bytes | Image.Image, size: int | None, fit: str) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return _to_rgb(source)
+    """The RGB picture, in full where `size` is None, else with enough pixels for that size."""
     try:
-        with _open(source) as image:
-            if size is not None:
-                _draft(image, size, fit)
-            return _to_rgb(image)
+        if isinstance(source, Image.Image):
+            return _to_rgb(source)
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            # Waiting for the disk or the network happens here and not under the lock of `_open`.
+            if not file.read(1):
+                raise UnreadableImage("it is empty")
+            file.seek(0)
+            with _open(file) as image:
+                if size is not None:
+                    _draft(image, size, fit)
+                return _to_rgb(image)
     except UnreadableImage:
         raise
     except Image.DecompressionBombError:
         raise UnreadableImage(_too_large()) from None
     except Image.UnidentifiedImageError:
-        raise UnreadableImage("it is empty" if _is_empty(source) else "it is not an image that Pillow knows") from None
+        raise UnreadableImage("it is not an image that Pillow knows") from None
     except OSError as error:
         # Pillow's own errors about the data have no errno, the system's have.
         raise UnreadableImage(error.strerror or str(error)) from None
     except Exception as error:
         # Decoders meet damaged data in the middle of their work and raise whatever that leads to.
-        raise UnreadableImage(f"it is damaged ({type(error).__name__}: {error})") from error
+        raise UnreadableImage(f"it cannot be decoded ({first_line(error)})") from error
 
 
-def _open(source: Path | str | bytes) -> Image.Image:
+def _open(file: BinaryIO) -> Image.Image:
     with _warnings_lock, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+            return Image.open(file)
         except Image.DecompressionBombWarning:
             raise UnreadableImage(_too_large()) from None
 
 
 def _too_large() -> str:
     return f"it has more than {Image.MAX_IMAGE_PIXELS} pixels, Pillow's limit against decompression bombs"
-
-
-def _is_empty(source: Path | str | bytes) -> bool:
-    return len(source) == 0 if isinstance(source, bytes) else Path(source).stat().st_size == 0
 
 
 def _draft(image: Image.Image, size: int, fit: str) -> None:
@@ -180,21 +211,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _gray_to_8_bits(image)
     if image.mode == "F":
         raise UnreadableImage("its pixels are floating-point numbers, which have no defined white")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.has_transparency_data:
         rgba = image.convert("RGBA")
         flat = Image.new("RGB", rgba.size, WHITE)
         flat.paste(rgba, mask=rgba.getchannel("A"))
         return flat
-    # A copy of an RGB image: the caller's own, or the file's, is not handed on.
-    return image.convert("RGB") if image.mode != "RGB" else image.copy()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        turned = ImageOps.exif_transpose(image) if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 else image
     except Exception:
         # Damaged EXIF data says nothing about the orientation, and the pixels are fine.
         return image
+    return turned
 
 
 def _gray_to_8_bits(image: Image.Image) -> Image.Image:

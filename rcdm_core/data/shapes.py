@@ -11,7 +11,6 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,9 +192,9 @@ def _coverage(shape: int, geometry: np.ndarray, size: int, samples: int) -> np.n
     return points.reshape(len(geometry), size, samples, size, samples).mean(axis=(2, 4))
 
 
-# Signed distances, negative inside, to outlines that enclose the area pi around a centre of mass at the origin; they need
-# to be right near the outline only. `along` points to a tip of the shape and `across` to its right, both in units of the
-# radius of the disc of equal area.
+# Signed distances, negative inside, to outlines that enclose the area pi around a centre of mass at the origin; they
+# need to be right near the outline only. `along` points to a tip of the shape and `across` to its right, both in units
+# of the radius of the disc of equal area.
 
 
 def _ellipse(along: np.ndarray, across: np.ndarray) -> np.ndarray:
@@ -253,17 +252,22 @@ def open_data(spec: str | None, *, fit: str = "crop", keep_duplicates: bool = Fa
     """The set of pictures that the option `--data` names.
 
     Args:
-        spec: None or "shapes", "shapes:N" or "shapes:N:SEED" for the embedded set, otherwise a folder of images.
+        spec: None or "shapes", "shapes:N" or "shapes:N:SEED" for the embedded set, otherwise a folder of images (one
+            that is called shapes is "./shapes").
         fit, keep_duplicates: for a folder, see `ImageFolder`; the embedded pictures are square and all different.
 
     Raises:
         RCDMError: numbers that are none, or as `Shapes` and `ImageFolder`.
     """
-    name, _, numbers = (spec or "shapes").partition(":")
-    if name != "shapes" or (spec and Path(spec).is_dir()):
-        return ImageFolder(spec or "", fit=fit, keep_duplicates=keep_duplicates)
+    name, _, numbers = ("shapes" if spec is None else spec).partition(":")
+    if spec and name != "shapes":
+        return ImageFolder(spec, fit=fit, keep_duplicates=keep_duplicates)
     check_fit(fit)
     try:
+        if not name:
+            raise ValueError
         return Shapes(*(int(number) for number in numbers.split(":", 1) if numbers))
     except ValueError:
-        raise RCDMError(f"--data {spec} is not understood: write shapes, shapes:N or shapes:N:SEED.") from None
+        raise RCDMError(
+            f"--data {spec!r} is not understood: give a folder of images, or shapes, shapes:N or shapes:N:SEED."
+        ) from None

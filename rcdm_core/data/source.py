@@ -97,8 +97,10 @@ def split(ids: Sequence[str], held_out: int | float) -> tuple[list[int], list[in
         RCDMError: `held_out` is negative or leaves nothing to train on.
     """
     different = sorted(set(ids), key=_rank_key)
-    count = round(held_out * len(different)) if isinstance(held_out, float) else held_out
-    if held_out < 0 or count >= len(different):
+    share = isinstance(held_out, float)
+    valid = 0 <= held_out < (1 if share else len(different))
+    count = round(held_out * len(different)) if valid and share else int(held_out) if valid else len(different)
+    if count >= len(different):
         raise RCDMError(
             f"{held_out} is no valid number of held-out pictures for a set of {len(different)} different ones: "
             f"give a count from 0 to {len(different) - 1} or a share from 0 to below 1."
