@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .encoder import Encoder, build_encoder, compare_fingerprints, fingerprint, fingerprint_images
+from .encoder import Encoder, build_encoder, compare_fingerprints, fingerprint, fingerprint_images, full_precision
 from .errors import RCDMError, first_line
 from .provider import Provider
 from .registry import DISABLE, find_provider, plugin_reports, source_of
@@ -85,9 +85,9 @@ def check_provider(
         return build_encoder(provider, weights=weights, device=device, options=options or {})
 
     try:
-        encoder = load()
+        encoder, again = load(), load()
         images = fingerprint_images(encoder.image_size).to(device)
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(images.device.type):
             h = encoder(images)
         if not isinstance(h, Tensor) or h.ndim != 2 or len(h) != len(images):
             what = f"shape {list(h.shape)}" if isinstance(h, Tensor) else f"a {type(h).__name__}"
@@ -100,16 +100,17 @@ def check_provider(
         lambda: _dim(provider, encoder, h),
         lambda: (h.dtype == torch.float32, str(h.dtype)),
         lambda: _finite(encoder, images),
-        lambda: _deterministic(encoder, images),
+        lambda: _deterministic(encoder, images, h),
         lambda: _alone(encoder, images, h),
         lambda: _gradient(provider, encoder, images),
         lambda: _frozen(encoder),
-        lambda: _stable(encoder, load()),
-        lambda: _moves(load(), images, h, _other_device(images.device)),
+        lambda: _stable(encoder, again),
+        lambda: _moves(again, images, h, _other_device(images.device)),
     ]
     for title, check in zip(ON_H, checks, strict=True):
         try:
-            results.append(CheckResult(title, *check()))
+            with full_precision(images.device.type):
+                results.append(CheckResult(title, *check()))
         except Exception as error:
             results.append(CheckResult(title, False, first_line(error)))
     return results
@@ -162,10 +163,9 @@ def _finite(encoder: Encoder, images: Tensor) -> tuple[bool, str]:
     return True, "test pictures, black, grey, white"
 
 
-def _deterministic(encoder: Encoder, images: Tensor) -> tuple[bool, str]:
+def _deterministic(encoder: Encoder, images: Tensor, h: Tensor) -> tuple[bool, str]:
     with torch.no_grad():
-        first, second = encoder(images), encoder(images)
-    change = _change(first, second)
+        change = _change(h, encoder(images))
     return change <= SAME / 100, f"twice the same pictures: h moved by {change:.1g} of its spread"
 
 
@@ -204,7 +204,7 @@ def _gradient(provider: Provider, encoder: Encoder, images: Tensor) -> tuple[boo
 
 
 def _other_device(here: torch.device) -> torch.device:
-    """An accelerator if there is one, else the meta device, on which tensors that stay behind are found all the same."""
+    """An accelerator if there is one, else the meta device, which finds tensors that stay behind all the same."""
     if here.type != "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 
 class RCDMError(Exception):
     """Bad input. The message is one sentence: what is wrong, what was expected, what to do.
@@ -23,6 +25,10 @@ class UnreadableImage(RCDMError):
 
 
 def first_line(error: BaseException) -> str:
-    """`Type: first line of the message`, which is how a foreign exception is quoted inside a sentence."""
+    """`Type: first line of the message`, cut if long, which is how a foreign exception is quoted inside a sentence."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return (
+        f"{type(error).__name__}: {textwrap.shorten(lines[0], 200, placeholder=' …')}"
+        if lines
+        else type(error).__name__
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import os
 import pickle
 import re
@@ -107,8 +108,8 @@ def _download(url: str, path: Path, digest: str | None, provider: str) -> None:
         os.umask(umask)
         part.chmod(0o666 & ~umask)
         os.replace(part, path)
-    except (OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = error.reason if type(error) is urllib.error.URLError else error
         raise RCDMError(
             f"the weights of {provider} are not in {path}, and could not be fetched from {url} ({reason}): "
             "get the file in another way and give it with --weights FILE"

@@ -1,0 +1,176 @@
+"""custom:FILE.py:function and custom:package.module:function."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcdm_core import RCDMError, find_provider, load_encoder, providers
+from rcdm_core.registry import source_of
+
+CODE = """
+import torch
+from torch import nn
+from rcdm_core import Encoder
+import beside
+
+class Flat(nn.Module):
+    def __init__(self, scale=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, x):
+        return self.scale * x.mean((2, 3))
+
+def plain():
+    return Flat(beside.SCALE)
+
+def weighted(weights=None):
+    return Flat(1.0 if weights is None else torch.load(weights, weights_only=True)["scale"].item())
+
+def anything(**arguments):
+    return Flat(float(len(arguments)))
+
+def hungry(weights):
+    return Flat()
+
+def encoder():
+    return Encoder(Flat(), image_size=8, mean=(0, 0, 0), std=(1, 1, 1))
+
+def wrong():
+    return len
+
+def failing():
+    scales = {}
+    return Flat(scales["missing"])
+
+def needs(depth):
+    return Flat()
+
+def spatial():
+    return nn.Identity()
+
+number = 3
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a file of encoders and another one that it imports."""
+    (tmp_path / "enc.py").write_text(CODE)
+    (tmp_path / "beside.py").write_text("SCALE = 2.0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "beside", raising=False)
+    return tmp_path
+
+
+GREY = torch.full((2, 3, 16, 16), 0.5)
+
+
+def test_a_function_in_a_file_is_an_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = list(sys.path)
+    name = "custom:enc.py:plain"
+    provider = find_provider(name)
+    assert provider.name == name and name not in providers()
+    assert source_of(name).name == "custom"
+    options = {"image_size": "16", "mean": "0.25,0.25,0.25", "std": "0.5,0.5,0.5"}
+    encoder = load_encoder(name, options=options)
+    assert (encoder.dim, encoder.image_size) == (3, 16)
+    torch.testing.assert_close(encoder(GREY), torch.full((2, 3), 2 * (0.5 - 0.25) / 0.5))
+    assert sys.path == before
+    # An absolute path, or one from elsewhere, is the same encoder.
+    monkeypatch.chdir("/")
+    elsewhere = load_encoder(f"custom:{folder}/enc.py:plain", options=options)
+    torch.testing.assert_close(elsewhere(GREY), encoder(GREY))
+
+
+def test_a_file_that_changed_is_read_again(folder: Path) -> None:
+    first = load_encoder("custom:enc.py:weighted", image_size=16)
+    (folder / "enc.py").write_text(CODE.replace("self.scale * x", "10 * self.scale * x"))
+    second = load_encoder("custom:enc.py:weighted", image_size=16)
+    torch.testing.assert_close(second(GREY), 10 * first(GREY))
+
+
+def test_a_function_in_a_package_is_an_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = folder / "rcdm_test_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "nets.py").write_text(CODE.replace("import beside", "beside = type('B', (), {'SCALE': 3.0})"))
+    encoder = load_encoder("custom:rcdm_test_package.nets:plain", image_size=16, mean=(0, 0, 0), std=(1, 1, 1))
+    torch.testing.assert_close(encoder(GREY), torch.full((2, 3), 1.5))
+    with pytest.raises(RCDMError, match=r"rcdm_test_package\.nets line 35 fails with KeyError: 'missing'"):
+        load_encoder("custom:rcdm_test_package.nets:failing")
+    for module in ("rcdm_test_package", "rcdm_test_package.nets"):
+        sys.modules.pop(module)
+
+
+def test_weights_reach_a_function_that_takes_them(folder: Path) -> None:
+    torch.save({"scale": torch.tensor(4.0)}, folder / "w.pth")
+    plain = {"image_size": 16, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    given = load_encoder("custom:enc.py:weighted", weights="w.pth", options=plain)
+    torch.testing.assert_close(given(GREY), torch.full((2, 3), 2.0))
+    assert load_encoder("custom:enc.py:weighted", options=plain)(GREY)[0, 0] == 0.5
+    assert load_encoder("custom:enc.py:anything", weights="w.pth", options=plain)(GREY)[0, 0] == 0.5
+    with pytest.raises(RCDMError, match=r"plain in enc\.py takes no weights: leave out --weights w\.pth"):
+        load_encoder("custom:enc.py:plain", weights="w.pth")
+    with pytest.raises(RCDMError, match=r"hungry in enc\.py needs weights: .*--weights FILE"):
+        load_encoder("custom:enc.py:hungry")
+    with pytest.raises(RCDMError, match=r"--weights nowhere\.pth does not exist"):
+        load_encoder("custom:enc.py:weighted", weights="nowhere.pth")
+
+
+def test_a_function_may_return_an_encoder_of_its_own(folder: Path) -> None:
+    encoder = load_encoder("custom:enc.py:encoder")
+    assert encoder.image_size == 8
+    torch.testing.assert_close(encoder(GREY), torch.full((2, 3), 0.5))
+    with pytest.raises(RCDMError, match=r"encoder in enc\.py returns an Encoder, which normalises by itself"):
+        load_encoder("custom:enc.py:encoder", image_size=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("custom:enc.py", "should be custom:FILE.py:function"),
+        ("custom:enc.py:", "should be custom:FILE.py:function"),
+        ("custom::plain", "should be custom:FILE.py:function"),
+        ("custom:nowhere.py:plain", r"nowhere\.py in .* does not exist in /"),
+        ("custom:not a module:plain", "neither a .py file nor the name of a module"),
+        ("custom:no_such_package.at_all:plain", "no_such_package.at_all fails with ModuleNotFoundError"),
+        ("custom:enc.py:missing", r"enc\.py defines no function missing; it defines Flat, plain, weighted"),
+        ("custom:enc.py:number", r"enc\.py defines no function number"),
+        ("custom:enc.py:wrong", r"wrong in enc\.py returns a builtin_function_or_method, expected a torch\.nn\.Module"),
+        ("custom:enc.py:failing", r"enc\.py line 35 fails with KeyError: 'missing'"),
+        ("custom:enc.py:needs", r"enc\.py fails with TypeError: needs\(\) missing 1 required positional argument"),
+        ("custom:enc.py:spatial", r"custom:enc\.py:spatial returns shape \[4, 3, 224, 224\] .*expected h of shape"),
+        ("custom:syntax.py:f", r"syntax\.py line 2 fails with SyntaxError"),
+        ("custom:leaves.py:f", r"leaves\.py line 2 fails with SystemExit: 3"),
+        ("custom:notes/x:f", r"notes/x is not a Python file|x is not a Python file"),
+    ],
+)
+def test_what_is_wrong_with_the_users_file_is_one_sentence(folder: Path, name: str, words: str) -> None:
+    (folder / "syntax.py").write_text("\ndef broken(:\n")
+    (folder / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "x").write_text("hello")
+    with pytest.raises(RCDMError, match=words) as caught:
+        load_encoder(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_are_validated(folder: Path) -> None:
+    for options, words in [
+        ({"image_size": 0}, "image_size of provider custom:enc.py:plain is 0"),
+        ({"mean": "0.5,0.5"}, "three numbers"),
+        ({"std": "0,0,0"}, "three numbers"),
+        ({"size": 3}, "no option 'size'; it has image_size, mean, std"),
+    ]:
+        with pytest.raises(RCDMError, match=words):
+            load_encoder("custom:enc.py:plain", options=options)
+
+
+def test_the_users_code_is_not_run_when_it_is_only_named(folder: Path) -> None:
+    (folder / "loud.py").write_text("raise AssertionError('run')\n")
+    assert "loud.py" in find_provider("custom:loud.py:f").summary

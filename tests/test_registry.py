@@ -1,0 +1,199 @@
+"""Finding plugins: real distributions on the path, good, broken and contradicting ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from plugin_on_path import write_plugin
+
+from rcdm_core import RCDMError, registry
+from rcdm_core.registry import PluginReport, find_provider, plugin_reports, providers, source_of
+
+Install = Callable[..., None]
+
+GOOD = """
+from rcdm_core import Provider, hookimpl
+
+def load(weights=None):
+    raise AssertionError("not when listing")
+
+@hookimpl
+def rcdm_providers():
+    return [Provider("{name}-net", "of a test", load, dim=3)]
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Put a distribution with one plugin on the path, as pip would."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names: list[str] = []
+
+    def install(name: str, code: str, version: str = "1.0", entry_point: str | None = None) -> None:
+        names.append(write_plugin(tmp_path, name, code, version, entry_point))
+        registry.reload()
+
+    yield install
+    for module in names:
+        sys.modules.pop(module, None)
+    registry.reload()
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv(registry.DISABLE, raising=False)
+    registry.reload()
+    yield
+    registry.reload()
+
+
+def report(name: str) -> PluginReport:
+    (found,) = (report for report in plugin_reports() if report.name == name)
+    return found
+
+
+def test_the_projects_own_plugins_come_through_the_entry_points() -> None:
+    found = providers()
+    assert {"random-resnet50", "supervised-resnet50", "dino-vitb16", "none"} <= set(found)
+    assert list(found) == sorted(found)
+    assert report("resnet50").providers == ("random-resnet50", "supervised-resnet50")
+    assert source_of("dino-vitb16").name == "vit"
+    assert source_of("dino-vitb16").distribution == "rcdm"
+    assert all(report.error is None for report in plugin_reports())
+
+
+def test_a_third_partys_plugin_is_found_with_its_distribution(install: Install) -> None:
+    install("good", GOOD.format(name="good"), version="2.3")
+    assert find_provider("good-net").dim == 3
+    assert source_of("good-net") == PluginReport("good", "good", "2.3", ("good-net",))
+    assert source_of("good-net").origin == "good 2.3"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        ("import no_such_module_anywhere", "ModuleNotFoundError: No module named 'no_such_module_anywhere'"),
+        ("raise RuntimeError('first line\\nsecond line')", "RuntimeError: first line"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("def broken(:", "SyntaxError"),
+        (
+            "from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers():\n    raise ValueError('no')",
+            "ValueError: no",
+        ),
+        ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers():\n    return 3", "returned a int"),
+        ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers():\n    return 'ab'", "returned a str"),
+        ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers():\n    return [3]", "expected a Provider"),
+        ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers(x):\n    return []", "PluginValidationError"),
+        ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_provider():\n    return []", "no hook rcdm_provider"),
+        (
+            "import rcdm_core\n@rcdm_core.hookimpl\ndef rcdm_providers():\n    yield rcdm_core.Provider('', '', len)",
+            "name",
+        ),
+    ],
+)
+def test_a_broken_plugin_is_reported_and_the_others_work(install: Install, code: str, error: str) -> None:
+    install("good", GOOD.format(name="good"))
+    install("bad", code, version="0.7")
+    assert "good-net" in providers() and "random-resnet50" in providers()
+    bad = report("bad")
+    assert (bad.distribution, bad.version, bad.providers) == ("bad", "0.7", ())
+    assert bad.error is not None and error in bad.error and "\n" not in bad.error
+    assert report("good").error is None
+    with pytest.raises(RCDMError, match="plugin bad is not usable"):
+        find_provider("bad-net")
+
+
+def test_two_plugins_with_one_name_are_named_and_the_rest_works(install: Install) -> None:
+    both = GOOD.format(name="same").replace("dim=3)]", "dim=3), Provider('{}-own', '', load)]")
+    install("left", both.format("left"), version="1.1")
+    install("right", both.format("right"), version="2.2")
+    with pytest.raises(RCDMError, match=r"same-net, by plugin left of left 1\.1 and plugin right of right 2\.2"):
+        find_provider("same-net")
+    assert "same-net" not in providers()
+    assert find_provider("left-own").name == "left-own" and find_provider("right-own").name == "right-own"
+    assert report("left").providers == ("left-own",)
+    assert "same-net is offered by" in str(report("left").error) and "right 2.2" in str(report("left").error)
+
+
+def test_two_distributions_may_call_their_entry_points_alike(install: Install) -> None:
+    install("left", GOOD.format(name="left"), entry_point="encoders")
+    install("right", GOOD.format(name="right"), entry_point="encoders")
+    assert {"left-net", "right-net"} <= set(providers())
+    assert source_of("left-net").distribution == "left"
+
+
+def test_plugins_can_be_disabled(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    install("bad", "raise AssertionError('not even imported')")
+    monkeypatch.setenv(registry.DISABLE, "bad, vit")
+    registry.reload()
+    assert "dino-vitb16" not in providers() and "random-resnet50" in providers()
+    assert report("bad").error == report("vit").error == f"disabled by {registry.DISABLE}"
+
+
+def test_an_unknown_name_gets_the_nearest_ones() -> None:
+    with pytest.raises(RCDMError, match="no provider 'dino-vitb'; did you mean dino-vitb16"):
+        find_provider("dino-vitb")
+    with pytest.raises(RCDMError, match=r"the nearest are (random|supervised)-resnet50, "):
+        find_provider("Resnet50")
+    with pytest.raises(RCDMError, match="no provider 'qqqq'; there are dino-vitb16, none"):
+        find_provider("qqqq")
+    with pytest.raises(RCDMError, match="no provider"):
+        source_of("qqqq")
+
+
+RESOLVER = """
+from rcdm_core import Provider, RCDMError, hookimpl
+
+@hookimpl
+def rcdm_resolve(name):
+    family, _, rest = name.partition(":")
+    if family != "family":
+        return None
+    if rest == "wrong":
+        raise RCDMError("family:wrong is wrong")
+    if rest == "crash":
+        raise ZeroDivisionError("oops")
+    if rest == "nonsense":
+        return 3
+    return Provider(name, "resolved", len)
+"""
+
+
+def test_families_of_names_are_resolved_and_their_source_is_known(install: Install) -> None:
+    install("family", RESOLVER, version="4.0")
+    assert find_provider("family:x").summary == "resolved"
+    assert source_of("family:y").origin == "family 4.0"
+    assert "family:x" not in providers()
+    with pytest.raises(RCDMError, match="family:wrong is wrong"):
+        find_provider("family:wrong")
+    with pytest.raises(RCDMError, match="plugin family failed on it with ZeroDivisionError: oops"):
+        find_provider("family:crash")
+    with pytest.raises(RCDMError, match="plugin family answered with a int"):
+        find_provider("family:nonsense")
+    assert source_of("custom:rcdm_core.errors:RCDMError").name == "custom"  # the other resolver still answers
+
+
+PROBE = """
+from types import SimpleNamespace
+from rcdm_core import hookimpl
+
+@hookimpl
+def rcdm_probes():
+    return [SimpleNamespace(name=name, run=len) for name in {names}] + {more}
+"""
+
+
+def test_plugins_add_probes_but_replace_none(install: Install) -> None:
+    install("extra", PROBE.format(names=["mine", "invariance"], more=[3]))
+    install("wrong", PROBE.format(names=[], more="missing_name"))
+    found = registry.probes()
+    assert found["mine"].run is len
+    assert found["invariance"].run is not len
+    registry.probes()
+    assert report("extra").error == (
+        "its probe invariance has the name of another one; rcdm_probes returned a int, expected a Probe"
+    )
+    assert "NameError" in str(report("wrong").error)

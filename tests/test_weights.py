@@ -1,0 +1,252 @@
+"""Checkpoint files: found, fetched, verified, read without running anything, and put into a network strictly."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from rcdm_core import RCDMError, WeightsInfo, load_into, read_state_dict, resolve_weights
+
+
+class Server:
+    """A web server on this machine whose pages are a dict; it counts what is asked of it."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, bytes] = {}
+        self.cut_short = False
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                if self.path not in outer.pages:
+                    self.send_error(404)
+                    return
+                page = outer.pages[self.path]
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(page)))
+                self.end_headers()
+                self.wfile.write(page[: len(page) // 2] if outer.cut_short else page)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture(autouse=True)
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch.hub's cache, empty."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_path_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "mine.pth"
+    path.write_bytes(b"x")
+    assert resolve_weights(str(path), None, provider="p") == path
+    with pytest.raises(RCDMError, match=r"--weights .*nowhere\.pth does not exist, expected a checkpoint file for p"):
+        resolve_weights(str(tmp_path / "nowhere.pth"), None, provider="p")
+    with pytest.raises(RCDMError, match="is a folder"):
+        resolve_weights(str(tmp_path), None, provider="p")
+    with pytest.raises(RCDMError, match=r"p has no weights of its own: .*--weights FILE"):
+        resolve_weights(None, None, provider="p")
+    with pytest.raises(RCDMError, match="no weights of its own"):
+        resolve_weights(None, WeightsInfo(licence="MIT"), provider="p")
+
+
+def test_a_name_with_a_digest_is_kept_where_torch_hub_keeps_it(server: Server, checkpoints: Path) -> None:
+    content = b"weights" * 1000
+    name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    server.pages[f"/a/{name}"] = content
+    info = WeightsInfo(url=f"{server.url}/a/{name}")
+    path = resolve_weights(None, info, provider="p")
+    assert path == checkpoints / name and path.read_bytes() == content
+    assert resolve_weights(None, info, provider="p") == path
+    assert server.asked == [f"/a/{name}"]  # once
+    assert files(checkpoints) == [name]
+    path.write_bytes(b"something else")
+    with pytest.raises(RCDMError, match=f"{name} is not the file that .* gave: .*--weights FILE"):
+        resolve_weights(None, info, provider="p")
+
+
+def test_a_download_of_another_content_leaves_nothing_behind(server: Server, checkpoints: Path) -> None:
+    server.pages["/net-00000000.pth"] = b"weights"
+    with pytest.raises(RCDMError, match=r"sha256 starts with .*, expected 00000000"):
+        resolve_weights(None, WeightsInfo(url=f"{server.url}/net-00000000.pth"), provider="p")
+    server.pages["/net.pth"] = b"weights"
+    with pytest.raises(RCDMError, match="expected ffff"):
+        resolve_weights(None, WeightsInfo(url=f"{server.url}/net.pth", sha256="FFFF"), provider="p")
+    server.cut_short = True
+    with pytest.raises(RCDMError, match="3 of 7 bytes arrived"):
+        resolve_weights(f"{server.url}/net.pth", None, provider="p")
+    assert files(checkpoints) == []
+
+
+def test_files_with_one_name_are_kept_apart_by_their_url(server: Server, checkpoints: Path) -> None:
+    server.pages |= {"/vicreg/resnet50.pth": b"one", "/barlow/resnet50.pth": b"two"}
+    # What another project left under this name in torch.hub's cache is neither.
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "resnet50.pth").write_bytes(b"three")
+    first = resolve_weights(f"{server.url}/vicreg/resnet50.pth", None, provider="p")
+    second = resolve_weights(None, WeightsInfo(url=f"{server.url}/barlow/resnet50.pth"), provider="p")
+    assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
+
+
+def test_without_a_known_digest_the_first_one_is_recorded(server: Server, checkpoints: Path) -> None:
+    server.pages["/resnet50.pth"] = b"one"
+    url = f"{server.url}/resnet50.pth"
+    path = resolve_weights(url, None, provider="p")
+    assert resolve_weights(url, None, provider="p") == path
+    path.write_bytes(b"tampered")
+    with pytest.raises(RCDMError, match=r"is not the file that .*delete it and .*\.sha256"):
+        resolve_weights(url, None, provider="p")
+    path.unlink()
+    path.with_name(path.name + ".sha256").unlink()
+    assert resolve_weights(url, None, provider="p").read_bytes() == b"one"
+
+
+def test_a_file_with_a_name_of_its_own_is_found_in_torch_hubs_cache(checkpoints: Path) -> None:
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "dino_base.pth").write_bytes(b"weights")
+    info = WeightsInfo(url="http://127.0.0.1:9/dino_base.pth", own_name=True)
+    assert resolve_weights(None, info, provider="p") == checkpoints / "dino_base.pth"
+    (checkpoints / "dino_base.pth").write_bytes(b"others")
+    with pytest.raises(RCDMError, match="is not the file"):
+        resolve_weights(None, info, provider="p")
+
+
+def test_without_a_network_one_sentence_says_what_to_do(server: Server, checkpoints: Path) -> None:
+    url = "http://127.0.0.1:9/net-0a1b2c3d.pth"
+    with pytest.raises(RCDMError) as caught:
+        resolve_weights(None, WeightsInfo(url=url), provider="dino")
+    message = str(caught.value)
+    assert all(part in message for part in ("dino", url, str(checkpoints / "net-0a1b2c3d.pth"), "--weights FILE"))
+    assert "\n" not in message
+    with pytest.raises(RCDMError, match="404"):
+        resolve_weights(f"{server.url}/missing.pth", None, provider="p")
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "torch").write_text("a file where a folder should be")
+    server.pages["/net.pth"] = b"weights"
+    with pytest.raises(RCDMError, match="could not be fetched"):
+        resolve_weights(f"{server.url}/net.pth", None, provider="p")
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def test_state_dicts_are_read_from_both_formats(tmp_path: Path) -> None:
+    state = net().state_dict()
+    torch.save(state, tmp_path / "net.pth")
+    save_file(state, tmp_path / "net.safetensors")
+    torch.save(state, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
+    for name in ("net.pth", "net.safetensors", "old.pth.tar"):
+        read = read_state_dict(tmp_path / name)
+        assert read.keys() == state.keys()
+        assert all(torch.equal(read[key], state[key]) for key in state)
+
+
+class Trap:
+    """What a malicious file does when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path(TRAP),)  # type: ignore[return-value]
+
+
+TRAP = ""
+
+
+def test_files_that_are_no_state_dict_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    global TRAP
+    TRAP = str(tmp_path / "trapped")
+    contents: dict[str, object] = {
+        "nested": {"epoch": 3, "state_dict": net().state_dict()},
+        "list": [torch.zeros(2)],
+        "empty": {},
+        "namespace": {"args": argparse.Namespace(x=1), "w": torch.zeros(2)},
+        "trap": {"w": Trap()},
+    }
+    words = {
+        "nested": r"not a flat state dict of tensors: it holds epoch, state_dict",
+        "list": "holds a list, expected a state dict",
+        "empty": "it holds nothing",
+        "namespace": r"Python objects beside its tensors .*argparse\.Namespace",
+        "trap": r"Python objects beside its tensors",
+    }
+    for name, content in contents.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+    torch.save(net().state_dict(), tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    save_file(net().state_dict(), tmp_path / "whole.safetensors")
+    raw = {
+        "cut.pth": whole[: len(whole) // 2],
+        "cut.safetensors": (tmp_path / "whole.safetensors").read_bytes()[:100],
+        "text.pth": b"not found\n",
+        "nothing.pth": b"",
+    }
+    for name, data in raw.items():
+        (tmp_path / name).write_bytes(data)
+    cases = [(f"{name}.pth", words[name]) for name in contents] + [
+        (name, "cannot be read|not a torch file") for name in (*raw, "missing.pth")
+    ]
+    for name, expected in cases:
+        with pytest.raises(RCDMError, match=expected) as caught:
+            read_state_dict(tmp_path / name)
+        message = str(caught.value)
+        assert name in message and "\n" not in message and len(message) < 400, message
+        assert "weights_only" not in message  # torch's advice to read it unsafely is not handed on
+    assert not Path(TRAP).exists()
+
+
+def test_a_state_dict_is_loaded_strictly_and_in_brief(tmp_path: Path) -> None:
+    state = net().state_dict()
+    target = net()
+    load_into(target, {**state, "fc.weight": torch.zeros(1)}, provider="p", path="f.pth", ignore=("fc.",))
+    assert all(torch.equal(value, state[key]) for key, value in target.state_dict().items())
+    load_into(net(), {k: v for k, v in state.items() if "num_batches" not in k}, provider="p", path="f.pth")
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    load_into(target, half, provider="p", path="f.pth")
+    assert target[0].weight.dtype == torch.float32
+
+    wrong = {
+        **{f"block.{i}": torch.zeros(1) for i in range(5)},
+        "0.weight": torch.zeros(4, 5),
+        "0.bias": state["0.bias"],
+    }
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    with pytest.raises(RCDMError) as caught:
+        load_into(target, wrong, provider="dino", path="f.pth")
+    message = str(caught.value)
+    assert "f.pth does not fit dino" in message
+    assert "6 missing (1.weight, 1.bias, 1.running_mean, …)" in message
+    assert "5 unexpected (block.0, block.1, block.2, …)" in message
+    assert "1 of another shape (0.weight is [4, 5] instead of [4, 3])" in message
+    assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
