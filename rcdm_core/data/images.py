@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 import threading
 import warnings
@@ -195,11 +194,14 @@ def _too_large() -> str:
 
 def _draft(image: Image.Image, size: int, fit: str) -> None:
     """Have a JPEG decoded at a fraction of its size where enough is left. Other formats ignore it."""
-    side = min(image.size) if fit == "crop" else max(image.size)
-    share = _REDUCING_GAP * size / side
-    if share < 1:
-        width, height = image.size
-        image.draft(None, (math.ceil(width * share), math.ceil(height * share)))
+    width, height = image.size
+    side = min(width, height) if fit == "crop" else max(width, height)
+    for scale in (8, 4, 2):
+        # Twice the scale, so that the margin that is cut off or added is a whole number of pixels after it as well.
+        whole = width % (2 * scale) == 0 and height % (2 * scale) == 0
+        if whole and side >= _REDUCING_GAP * size * scale:
+            image.draft(None, (width // scale, height // scale))
+            return
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
