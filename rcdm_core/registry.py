@@ -236,7 +236,7 @@ def _unknown(name: str, registry: _Registry, failures: list[str]) -> str:
     if near:
         message = f"there is no provider {name!r}; the nearest are {', '.join(near)}"
         if len(near) == 1:
-            message = f"there is no provider {name!r}; did you mean {near[0]}"
+            message = f"there is no provider {name!r}; did you mean {near[0]}?"
     elif known:
         message = f"there is no provider {name!r}; there are {', '.join(known)}"
     else:

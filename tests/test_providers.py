@@ -182,7 +182,7 @@ def test_load_encoder_takes_values_text_and_keywords() -> None:
 def test_a_foreign_module_gets_what_it_lacks() -> None:
     module = Pool()
     encoder = load_encoder(provider_of(module))
-    assert encoder is module  # type: ignore[comparison-overlap]
+    assert encoder is module
     assert (encoder.dim, encoder.image_size) == (6, 16)
     assert not encoder.training and not module.last.weight.requires_grad
 
