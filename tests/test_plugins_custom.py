@@ -26,6 +26,7 @@ class Flat(nn.Module):
         return self.scale * x.mean((2, 3))
 
 def plain():
+    print("loaded")
     return Flat(beside.SCALE)
 
 def weighted(weights=None):
@@ -70,7 +71,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 GREY = torch.full((2, 3, 16, 16), 0.5)
 
 
-def test_a_function_in_a_file_is_an_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_in_a_file_is_an_encoder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = list(sys.path)
     name = "custom:enc.py:plain"
     provider = find_provider(name)
@@ -81,6 +84,7 @@ def test_a_function_in_a_file_is_an_encoder(folder: Path, monkeypatch: pytest.Mo
     assert (encoder.dim, encoder.image_size) == (3, 16)
     torch.testing.assert_close(encoder(GREY), torch.full((2, 3), 2 * (0.5 - 0.25) / 0.5))
     assert sys.path == before
+    assert capsys.readouterr() == ("", "loaded\n")
     # An absolute path, or one from elsewhere, is the same encoder.
     monkeypatch.chdir("/")
     elsewhere = load_encoder(f"custom:{folder}/enc.py:plain", options=options)
@@ -101,7 +105,7 @@ def test_a_function_in_a_package_is_an_encoder(folder: Path, monkeypatch: pytest
     (package / "nets.py").write_text(CODE.replace("import beside", "beside = type('B', (), {'SCALE': 3.0})"))
     encoder = load_encoder("custom:rcdm_test_package.nets:plain", image_size=16, mean=(0, 0, 0), std=(1, 1, 1))
     torch.testing.assert_close(encoder(GREY), torch.full((2, 3), 1.5))
-    with pytest.raises(RCDMError, match=r"rcdm_test_package\.nets line 35 fails with KeyError: 'missing'"):
+    with pytest.raises(RCDMError, match=r"rcdm_test_package\.nets line 36 fails with KeyError: 'missing'"):
         load_encoder("custom:rcdm_test_package.nets:failing")
     for module in ("rcdm_test_package", "rcdm_test_package.nets"):
         sys.modules.pop(module)
@@ -142,7 +146,7 @@ def test_a_function_may_return_an_encoder_of_its_own(folder: Path) -> None:
         ("custom:enc.py:missing", r"enc\.py defines no function missing; it defines Flat, plain, weighted"),
         ("custom:enc.py:number", r"enc\.py defines no function number"),
         ("custom:enc.py:wrong", r"wrong in enc\.py returns a builtin_function_or_method, expected a torch\.nn\.Module"),
-        ("custom:enc.py:failing", r"enc\.py line 35 fails with KeyError: 'missing'"),
+        ("custom:enc.py:failing", r"enc\.py line 36 fails with KeyError: 'missing'"),
         ("custom:enc.py:needs", r"enc\.py fails with TypeError: needs\(\) missing 1 required positional argument"),
         ("custom:enc.py:spatial", r"custom:enc\.py:spatial returns shape \[4, 3, 224, 224\] .*expected h of shape"),
         ("custom:syntax.py:f", r"syntax\.py line 2 fails with SyntaxError"),

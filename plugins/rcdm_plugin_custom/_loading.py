@@ -24,8 +24,9 @@ from . import is_file
 def call(name: str, source: str, function: str, weights: str | None) -> nn.Module:
     """The module that the function returns. Raises RCDMError naming the file, and the exception if there was one."""
     path = Path(source).expanduser().resolve() if is_file(source) else None
-    # The user's other files can be imported too, as if the file had been run, or `python -m` had been typed.
-    with _importable(path.parent if path else Path.cwd()):
+    # The user's other files can be imported too, as if the file had been run, or `python -m` had been typed. What the
+    # code prints is no part of the answer of a command (--json).
+    with _importable(path.parent if path else Path.cwd()), contextlib.redirect_stdout(sys.stderr):
         with _explained(source, path):
             module = _import_file(path) if path else importlib.import_module(source)
         build = getattr(module, function, None)
