@@ -1,0 +1,168 @@
+"""What the commands show with: tables, and the progress of long work.
+
+Results go to stdout; progress and remarks go to stderr, so that the output of --json is nothing but JSON.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rcdm_core.progress import Reporter
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+
+
+def print_table(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their content. On a terminal the last one is wrapped; in a pipe every row is one line."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, show_header=header is not None, header_style="bold")
+        width = len(header or (rows[0] if rows else ()))
+        for column in range(width):
+            table.add_column(header[column] if header else "", no_wrap=column < width - 1, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        Console(highlight=False).print(table)
+        return
+    lines = [*([header] if header else []), *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def reporter() -> Reporter:
+    """What long work of the current command reports to: a bar on a terminal, else plain lines, both on stderr."""
+    shown: BarReporter | PlainReporter = BarReporter() if sys.stderr.isatty() else PlainReporter()
+    # an exception in the middle of the work must not leave a bar on the screen
+    click.get_current_context().call_on_close(shown.finish)
+    return shown
+
+
+class PlainReporter(Reporter):
+    """One line now and then, for logs and pipes."""
+
+    def __init__(self, every: float = PLAIN_EVERY) -> None:
+        self.every = every
+        self.running = False
+
+    def start(self, total: float | None, description: str, unit: str = "it") -> None:
+        self.total, self.description, self.unit = total, description, unit
+        self.done = 0.0
+        self.numbers: dict[str, float] = {}
+        self.began = self.said = time.monotonic()
+        self.running = True
+        self.log(f"{description}{'' if total is None else f': {total:g} {unit}'}")
+
+    def update(self, advance: float = 1, **numbers: float) -> None:
+        self.done += advance
+        self.numbers.update(numbers)
+        now = time.monotonic()
+        if now - self.said >= self.every:
+            self.said = now
+            self._say(now)
+
+    def log(self, message: str) -> None:
+        click.echo(message, err=True)
+
+    def finish(self) -> None:
+        if self.running:
+            self.running = False
+            elapsed = time.monotonic() - self.began
+            self.log(f"{self.description}: {self.done:g} {self.unit} in {clock(elapsed)}{in_words(self.numbers)}")
+
+    def _say(self, now: float) -> None:
+        rate = self.done / (now - self.began)
+        progress = f"{self.done:g}"
+        left = ""
+        if self.total is not None:
+            progress += f"/{self.total:g}"
+            if rate > 0:
+                left = f", {clock((self.total - self.done) / rate)} left"
+        self.log(f"{self.description}: {progress} {self.unit}, {rate:.3g} {self.unit}/s{left}{in_words(self.numbers)}")
+
+
+class BarReporter(Reporter):
+    """A bar with the rate and the time left, for terminals."""
+
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+        self.numbers: dict[str, float] = {}
+
+    def start(self, total: float | None, description: str, unit: str = "it") -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                speed = task.finished_speed or task.speed
+                return Text("" if speed is None else f"{speed:.3g} {unit}/s")
+
+        class Done(ProgressColumn):
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.completed:g}" + ("" if task.total is None else f"/{task.total:g}"))
+
+        self.finish()
+        self.numbers = {}
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            Done(),
+            Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}", markup=False),
+            console=Console(stderr=True, highlight=False),
+        )
+        self.progress.start()
+        self.task = self.progress.add_task(description, total=total, numbers="")
+
+    def update(self, advance: float = 1, **numbers: float) -> None:
+        self.numbers.update(numbers)
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, advance=advance, numbers=in_words(self.numbers).lstrip(", "))
+
+    def log(self, message: str) -> None:
+        if self.progress is None:
+            click.echo(message, err=True)
+        else:
+            self.progress.console.print(message, markup=False, soft_wrap=True)
+
+    def finish(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+        self.progress = self.task = None
+
+
+def in_words(numbers: dict[str, float]) -> str:
+    """`{"loss": 0.1234567}` -> `, loss 0.1235`."""
+    return "".join(f", {name} {value:.4g}" for name, value in numbers.items())
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss, without the hours where there are none."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def as_path_text(path: Any) -> str:
+    """A path as the user would type it: relative to the working directory where it is below it."""
+    from pathlib import Path
+
+    path = Path(path).absolute()
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,98 @@
+"""The command `rcdm`: finds its subcommands when they are asked for, and turns exceptions into one sentence.
+
+Exit codes: 0 done; 1 a check failed or something unexpected happened; 2 bad input; 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+import rcdm_core
+from rcdm_cli.options import debug_option, wants_traceback
+
+# In the order in which a newcomer meets them; each is a module of this package with a click command named `command`.
+COMMANDS = ("demo", "providers", "train", "sample", "probe", "evaluate")
+
+
+class Failure(click.ClickException):
+    """What the user sees instead of a traceback: one sentence on stderr, and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn every exception into `Failure`; the traceback is printed before it when --debug was given."""
+    try:
+        yield
+    except (click.exceptions.Exit, click.exceptions.NoArgsIsHelpError, Failure):
+        raise
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Stopped.", err=True)
+        raise click.exceptions.Exit(130) from None
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "rcdm"
+        raise Failure(f"{error.format_message().rstrip('.')} (see {command} --help).", 2) from None
+    except click.ClickException as error:
+        raise Failure(error.format_message(), 2) from None
+    except Exception as error:
+        if wants_traceback():
+            traceback.print_exc()
+        raise _failure(error) from None
+
+
+def _failure(error: Exception) -> Failure:
+    if isinstance(error, rcdm_core.RCDMError):
+        return Failure(str(error), 2)
+    if isinstance(error, BrokenPipeError):  # `rcdm providers | head`: nobody reads on, so there is nothing to say
+        raise error
+    if isinstance(error, OSError) and error.filename is not None:
+        return Failure(f"Cannot use {error.filename}: {error.strerror or error}.", 2)
+    what = str(error).strip().splitlines()
+    hint = "" if wants_traceback() else "; the same command with --debug shows where"
+    return Failure(f"Unexpected {type(error).__name__}: {what[0].rstrip('.') if what else 'no message'}{hint}.", 1)
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules, imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"rcdm_cli.{name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with one_sentence():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with one_sentence():
+            return super().invoke(ctx)
+
+
+@click.command("rcdm", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(rcdm_core.__version__, prog_name="rcdm")
+@debug_option
+def main() -> None:
+    """See what a neural representation knows about an image.
+
+    An RCDM is a diffusion model that draws pictures from the representation of a picture. What stays the same in all
+    of them is in the representation, what changes is not.
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The options that several commands share: each is defined once, here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_DEBUG = "rcdm_cli.debug"
+_PATH = click.Path(path_type=Path)
+
+
+def wants_traceback() -> bool:
+    """Whether --debug was given, before or after the command's name."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get(_DEBUG))
+
+
+def _set_debug(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta[_DEBUG] = True
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show tracebacks of errors."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything drawn.")
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, or auto: the fastest that is there."
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="Of the network's forward pass; auto: bf16 where the device computes it fast.",
+)
+weights_option = click.option(
+    "--weights", metavar="FILE|URL", help="Checkpoint of the encoder, instead of the provider's own."
+)
+provider_options_option = click.option(
+    "--provider-option",
+    "provider_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda context, parameter, value: parse_assignments(value),
+    help="Option of the provider (rcdm providers show NAME lists them); repeatable.",
+)
+data_option = click.option("--data", metavar="DIR", help="Folder of images, or shapes[:N[:SEED]].")
+_fit_option = click.option(
+    "--fit",
+    type=click.Choice(["crop", "pad"]),
+    default="crop",
+    show_default=True,
+    help="crop: the central square; pad: the whole image on a white square.",
+)
+_keep_duplicates_option = click.option(
+    "--keep-duplicates", is_flag=True, help="Count links and copies of one picture as several."
+)
+models_option = click.option(
+    "--model",
+    "models",
+    multiple=True,
+    type=_PATH,
+    metavar="RUN",
+    help="Trained model; repeatable. Without it, the newest under ./runs.",
+)
+model_option = click.option(
+    "--model", type=_PATH, metavar="RUN", help="Trained model. Without it, the newest under ./runs."
+)
+images_option = click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=_PATH,
+    metavar="FILE|DIR",
+    help="Image, or folder of images; repeatable.",
+)
+
+
+def parse_assignments(texts: tuple[str, ...]) -> dict[str, str]:
+    """`("a=1", "b=x=y")` -> `{"a": "1", "b": "x=y"}`; raises click.BadParameter."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE")
+        pairs[name.strip()] = value
+    return pairs
+
+
+def models_or_newest(models: Sequence[Path]) -> list[Path]:
+    """The models that were given, or the newest one under ./runs, which is named on stderr.
+
+    Raises RCDMError when there is none.
+    """
+    if models:
+        return list(models)
+    from rcdm_core.bundle import newest_bundle
+
+    newest = newest_bundle("runs")
+    click.echo(f"No --model: taking the newest, {newest}.", err=True)
+    return [newest]
+
+
+def out_option(help: str) -> Callable[[F], F]:
+    """--out with what the command writes there."""
+    return click.option("--out", type=_PATH, metavar="DIR", help=help)
+
+
+def data_reading_options(command: F) -> F:
+    """--fit and --keep-duplicates: how a folder becomes square pictures."""
+    return _fit_option(_keep_duplicates_option(command))
+
+
+def sampling_options(command: F) -> F:
+    """--sampler and --sampling-steps."""
+    for option in (
+        click.option(
+            "--sampling-steps", type=click.IntRange(1), default=20, show_default=True, help="Steps of the sampler."
+        ),
+        click.option(
+            "--sampler",
+            type=click.Choice(["dpm++", "ddim", "ddpm"]),
+            default="dpm++",
+            show_default=True,
+            help="How a sample is drawn.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def compute_options(command: F) -> F:
+    """--seed, --device, --precision and --debug, which every command that computes has."""
+    for option in (debug_option, precision_option, device_option, seed_option):
+        command = option(command)
+    return command

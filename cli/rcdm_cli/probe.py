@@ -1,0 +1,144 @@
+"""`rcdm probe`: the experiments, one subcommand each, with the options that the probe itself declares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rcdm_cli.console import as_path_text, print_table, reporter
+from rcdm_cli.options import (
+    compute_options,
+    data_option,
+    debug_option,
+    images_option,
+    json_option,
+    models_option,
+    models_or_newest,
+    out_option,
+    sampling_options,
+)
+
+if TYPE_CHECKING:
+    from rcdm_core.probes.base import Probe, Result
+    from rcdm_core.provider import Option
+
+
+class ProbeGroup(click.Group):
+    """One command for every probe that is installed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from rcdm_core import registry
+
+        return list(registry.probes())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        from rcdm_core import registry
+
+        found = registry.probes().get(name)
+        return None if found is None else probe_command(found)
+
+
+@click.group("probe", cls=ProbeGroup, invoke_without_command=True)
+@json_option
+@debug_option
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
+    """Run an experiment on a trained model; alone it lists them.
+
+    A probe writes result.json, pictures and report.html.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from rcdm_core import registry
+
+    probes = registry.probes()
+    if as_json:
+        click.echo(json.dumps([describe(probe) for probe in probes.values()], indent=2))
+    else:
+        print_table(("probe", "of the paper", "what it asks"), [(p.name, p.figure, p.summary) for p in probes.values()])
+
+
+def probe_command(probe: Probe) -> click.Command:
+    """The click command of a probe: the options of every probe, and its own."""
+
+    @click.command(probe.name, help=f"{probe.summary} ({probe.figure} of the paper).", short_help=probe.summary)
+    @models_option
+    @images_option
+    @data_option
+    @out_option(f"Folder of the results. [default: out/{probe.name}]")
+    @sampling_options
+    @json_option
+    @compute_options
+    def run(as_json: bool, **arguments: Any) -> None:
+        result = run_probe(probe.name, **arguments)
+        show(result, as_json)
+
+    run.params[:0] = [parameter_option(name, option) for name, option in probe.parameters.items()]
+    return run
+
+
+def parameter_option(name: str, option: Option) -> click.Option:
+    """A probe's parameter as an option; what it may be is up to the probe, which also parses it."""
+    flag = f"--{name.replace('_', '-')}"
+    default = ",".join(map(str, option.default)) if isinstance(option.default, tuple) else option.default
+    text = f"{option.help[:1].upper()}{option.help[1:]}. [default: {default}]"
+    if option.type is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)
+    return click.Option([flag], metavar=option.type_name.upper(), help=text)
+
+
+def run_probe(
+    name: str,
+    *,
+    models: Sequence[Path],
+    images: Sequence[Path] = (),
+    data: str | None = None,
+    out: Path | None,
+    sampling_steps: int,
+    device: str,
+    **arguments: Any,
+) -> Result:
+    """`rcdm_core.run_probe` from what was given on the command line."""
+    import rcdm_core
+    from rcdm_core.precision import resolve_device
+
+    return rcdm_core.run_probe(
+        name,
+        models=models_or_newest(models),
+        images=list(images),
+        data=data,
+        out=out or Path("out") / name,
+        steps=sampling_steps,
+        device=str(resolve_device(device)),
+        progress=reporter(),
+        **{key: value for key, value in arguments.items() if value is not None},
+    )
+
+
+def show(result: Result, as_json: bool) -> None:
+    """The conclusion, what to know about it, and where the page is."""
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+        return
+    for sentence in result.answer:
+        click.echo(sentence)
+    for note in result.notes:
+        click.echo(f"Note: {note}")
+    click.echo(f"See {as_path_text(result.out / 'report.html')}")
+
+
+def describe(probe: Probe) -> dict[str, Any]:
+    """What a probe declares, for JSON."""
+    return {
+        "name": probe.name,
+        "summary": probe.summary,
+        "figure": probe.figure,
+        "parameters": [
+            {"name": name, "type": option.type_name, "default": option.default, "help": option.help}
+            for name, option in probe.parameters.items()
+        ],
+    }

@@ -1,0 +1,150 @@
+"""`rcdm providers`: which representations there are, what one of them is, and whether it keeps the contract."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rcdm_cli.console import print_table
+from rcdm_cli.options import debug_option, device_option, json_option, provider_options_option, weights_option
+
+if TYPE_CHECKING:
+    from rcdm_core.provider import Provider
+    from rcdm_core.registry import PluginReport
+
+
+@click.group("providers", invoke_without_command=True)
+@json_option
+@debug_option
+@click.pass_context
+def command(context: click.Context, as_json: bool) -> None:
+    """List the representations, show or check one.
+
+    A provider is a frozen encoder that a plugin brings along. Alone, the command lists them.
+    """
+    if context.invoked_subcommand is None:
+        _list(as_json)
+
+
+@command.command("list")
+@json_option
+@debug_option
+def list_command(as_json: bool) -> None:
+    """List the providers and the plugins that they come from (the default)."""
+    _list(as_json)
+
+
+@command.command("show")
+@click.argument("name")
+@json_option
+@debug_option
+def show_command(name: str, as_json: bool) -> None:
+    """Show what NAME is, where its weights come from, and its options."""
+    from rcdm_core import registry
+
+    provider = registry.find_provider(name)
+    entry = describe(provider)
+    if as_json:
+        click.echo(json.dumps(entry, indent=2))
+        return
+    click.echo(f"{entry['name']}: {entry['summary']}")
+    weights = entry.pop("weights") or {}
+    options = entry.pop("options")
+    for key in ("kind", "dim", "image_size", "forgets"):
+        if entry.get(key) not in (None, []):
+            value = entry[key]
+            click.echo(f"  {key.replace('_', ' '):<12}{', '.join(value) if isinstance(value, list) else value}")
+    for key in ("url", "sha256", "licence", "citation"):
+        if weights.get(key):
+            click.echo(f"  {'weights' if key == 'url' else key:<12}{weights[key]}")
+    if options:
+        click.echo("  options, for --provider-option NAME=VALUE:")
+        rows = [(f"    {o['name']}", o["type"], f"default {o['default']}", o["help"]) for o in options]
+        print_table(None, rows)
+
+
+@command.command("check")
+@click.argument("name")
+@weights_option
+@provider_options_option
+@device_option
+@json_option
+@debug_option
+def check_command(
+    name: str, weights: str | None, provider_options: dict[str, str], device: str, as_json: bool
+) -> None:
+    """Check that NAME keeps the contract of a provider; exit code 1 when it does not.
+
+    This is what the author of a plugin runs.
+    """
+    from rcdm_core.precision import resolve_device
+    from rcdm_core.conformance import check_provider
+
+    results = check_provider(name, weights=weights, options=provider_options, device=str(resolve_device(device)))
+    failed = sum(result.passed is False for result in results)
+    if as_json:
+        entries = [{"name": r.name, "passed": r.passed, "detail": r.detail} for r in results]
+        click.echo(json.dumps({"provider": name, "passed": failed == 0, "checks": entries}, indent=2))
+    else:
+        words = {True: "passed", False: "FAILED", None: "skipped"}
+        print_table(None, [(words[result.passed], result.name, result.detail) for result in results])
+        click.echo(f"{name}: {'keeps the contract' if not failed else f'{failed} of {len(results)} checks failed'}.")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def describe(provider: Provider) -> dict[str, Any]:
+    """Everything that a provider declares, for JSON."""
+    weights = provider.weights
+    return {
+        "name": provider.name,
+        "summary": provider.summary,
+        "kind": provider.kind,
+        "dim": provider.dim,
+        "image_size": provider.image_size,
+        "forgets": list(provider.forgets),
+        "weights": None
+        if weights is None
+        else {"url": weights.url, "sha256": weights.sha256, "licence": weights.licence, "citation": weights.citation},
+        "options": [
+            {
+                "name": name,
+                "type": option.type_name,
+                "default": option.default,
+                "help": option.help,
+            }
+            for name, option in provider.options.items()
+        ],
+    }
+
+
+def _list(as_json: bool) -> None:
+    from rcdm_core import registry
+
+    providers = registry.providers()
+    reports = registry.plugin_reports()
+    if as_json:
+        listing = {
+            "providers": [
+                {**describe(provider), "plugin": _source(registry.source_of(name))}
+                for name, provider in providers.items()
+            ],
+            "plugins": [{**_source(r), "providers": list(r.providers), "error": r.error} for r in reports],
+        }
+        click.echo(json.dumps(listing, indent=2))
+        return
+    rows = [
+        (name, provider.kind, "" if provider.dim is None else str(provider.dim), provider.summary)
+        for name, provider in providers.items()
+    ]
+    print_table(("provider", "kind", "dim", "what it is"), rows)
+    for report in reports:
+        if report.error:
+            where = f"{report.distribution} {report.version}"
+            click.echo(f"Plugin {report.name} of {where} does not work: {report.error}", err=True)
+
+
+def _source(report: PluginReport) -> dict[str, str | None]:
+    return {"name": report.name, "distribution": report.distribution, "version": report.version}

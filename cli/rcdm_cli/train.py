@@ -1,0 +1,74 @@
+"""`rcdm train`: fit an RCDM to a representation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rcdm_cli.console import as_path_text, reporter
+from rcdm_cli.options import (
+    compute_options,
+    data_option,
+    data_reading_options,
+    out_option,
+    provider_options_option,
+    weights_option,
+)
+
+
+class CountOrShare(click.ParamType):
+    """512 is a number of pictures, 0.1 a share of them."""
+
+    name = "N|SHARE"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int | float:
+        try:
+            return int(value) if str(value).isdigit() else float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number of pictures, such as 512, nor a share, such as 0.1")
+
+
+@click.command("train")
+@click.option("--provider", required=True, metavar="NAME", help="The representation (rcdm providers lists them).")
+@weights_option
+@provider_options_option
+@data_option
+@data_reading_options
+@click.option("--held-out", type=CountOrShare(), help="Images never trained on. [default: a tenth, at most 512]")
+@click.option("--flip/--no-flip", default=None, help="Mirror half of the images at random. [default: flip]")
+@out_option("Folder of the trained model. [default: runs/PROVIDER]")
+@click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
+@click.option("--steps", type=click.IntRange(1), help="Stop after so many steps.")
+@click.option("--minutes", type=float, help="Stop after so many minutes of training.")
+@click.option("--save-every", type=click.IntRange(1), metavar="STEPS", help="A kill loses no more. [default: 500]")
+@click.option("--preview-every", type=click.IntRange(0), metavar="STEPS", help="0: never. [default: at every save]")
+@click.option("--preset", help="Architecture: tiny-32, small-64, adm-64, adm-128, adm-256. [default: tiny-32]")
+@click.option("--conditioning", help="How h enters: batchnorm (the paper's), embedding, none. [default: batchnorm]")
+@click.option("--standardise/--no-standardise", default=None, help="Standardise h per dimension. [default: preset's]")
+@click.option("--batch-size", type=click.IntRange(1), help="Images a step. [default: preset's]")
+@click.option("--accumulate", type=click.IntRange(1), metavar="PARTS", help="Split a step to save memory. [default: 1]")
+@click.option("--lr", type=float, help="Peak learning rate of AdamW. [default: preset's]")
+@click.option("--lr-schedule", help="constant, or cosine, down to zero at --steps. [default: preset's]")
+@click.option("--warmup", type=click.IntRange(0), metavar="STEPS", help="Until --lr is reached. [default: preset's]")
+@click.option("--weight-decay", type=float, help="Of AdamW. [default: preset's]")
+@click.option("--clip", type=float, metavar="NORM", help="Bound of the gradient's norm, 0: none. [default: preset's]")
+@click.option("--ema", type=float, metavar="DECAY", help="Of the averaged weights that are kept. [default: preset's]")
+@click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="Of computed representations.")
+@click.option("--pixel-cache-limit", type=click.IntRange(0), metavar="BYTES", help="Of decoded images on disk.")
+@compute_options
+def command(**arguments: Any) -> None:
+    """Train an RCDM for a representation.
+
+    Without --data it learns from the embedded shapes. Ctrl-C stops it; --resume takes it up again.
+    """
+    from rcdm_core.training import TrainConfig, train
+
+    # what was not given is left to TrainConfig, where the defaults are
+    config = TrainConfig(**{name: value for name, value in arguments.items() if value is not None})
+    report = reporter()
+    if config.data is None:
+        report.log("No --data: training on the embedded shapes.")
+    path = train(config, progress=report)
+    click.echo(f"The model is in {as_path_text(path)}; see what it keeps: rcdm probe invariance --model {path}")

@@ -1,0 +1,98 @@
+"""Pictures that share a representation, written to a folder: what `rcdm sample` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rcdm_core.atomic import make_folder, replacing
+from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, to_array
+from rcdm_core.progress import Reporter
+from rcdm_core.report.grid import GridRow, draw_grid, to_pil
+
+if TYPE_CHECKING:
+    from rcdm_core.model import RCDM
+
+DEFAULT_PICTURES = 4  # held-out ones, where no picture was asked for
+
+
+def sample_images(
+    model: RCDM,
+    images: Sequence[Any],
+    *,
+    n: int,
+    out: Path,
+    seed: int = 0,
+    sampler: str = "dpm++",
+    steps: int = 20,
+    precision: str = "auto",
+    deterministic: bool = False,
+    progress: Reporter | None = None,
+) -> Path:
+    """Draw n samples of each picture's h (paper, section 3.1) and return the path of the grid that shows them all.
+
+    Writes OUT/NAME-K.png, K from 1 to n, picture by picture, and OUT/grid.png: rows are pictures, the first column is
+    the picture itself. An unconditional model takes no picture and writes OUT/sample-K.png.
+
+    images  files, folders, PIL pictures or float tensors [3, H, W] in [0, 1]; empty: held-out ones of the training
+
+    Raises RCDMError for a picture that cannot be read, and when the folder cannot be written.
+    """
+    reporter = progress or Reporter()
+    folder = make_folder(out)
+    pictures: list[Picture | None] = [None]
+    if model.h_dim:
+        data = None if images else default_data(model)
+        pictures = list(choose(images, data, [model], count=DEFAULT_PICTURES))
+    names = _file_names(pictures)
+    rows = []
+    reporter.start(len(pictures) * n, "sampling", unit="sample")
+    for picture, name in zip(pictures, names, strict=True):
+        h, stream, shown = None, name, np.ones((3, model.image_size, model.image_size), np.float32)
+        if picture is not None:
+            square = picture.square(fit_of(model))
+            h = model.encode(torch.from_numpy(to_array(square, model.encoder.image_size))[None])
+            stream, shown = picture.id, to_array(square, model.image_size)
+        samples = model.sample(
+            h,
+            n,
+            seed=seed,
+            streams=[stream],
+            sampler=sampler,
+            steps=steps,
+            precision=precision,
+            deterministic=deterministic,
+            progress=reporter.update,
+        )[0].numpy()
+        for k, sample in enumerate(samples, 1):
+            with replacing(folder / f"{name}-{k}.png") as temporary:
+                to_pil(sample).save(temporary, format="PNG")
+        rows.append((name, shown, samples))
+    reporter.finish()
+    trained_on = [p.name for p in pictures if p is not None and model.trained_on(p.id)]
+    if trained_on:
+        reporter.log(f"{model.name} was trained on {', '.join(trained_on)}: its samples may be memory.")
+    return draw_grid(
+        folder / "grid.png",
+        [GridRow([name], shown, [samples], [[]]) for name, shown, samples in rows],
+        titles=[f"samples of {model.name}"],
+        picture_title="picture" if model.h_dim else "",
+    )
+
+
+def _file_names(pictures: Sequence[Picture | None]) -> list[str]:
+    """A name for each picture's files: its own without folders and ending, numbered where two have the same."""
+    names: list[str] = []
+    for picture in pictures:
+        stem = "sample" if picture is None else Path(picture.name).stem.replace(" ", "-") or "picture"
+        name, number = stem, 2
+        while name in names:
+            name, number = f"{stem}-{number}", number + 1
+        names.append(name)
+    return names
+
+
