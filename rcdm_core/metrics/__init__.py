@@ -1,0 +1,1 @@
+"""Measures on pictures and representations: attributes, ranks, readouts, intervals. NumPy alone, nothing is trained."""

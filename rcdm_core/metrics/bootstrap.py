@@ -1,0 +1,118 @@
+"""95% intervals: the bootstrap over images, and Wilson's interval for proportions.
+
+The unit that is resampled is always the image, never the sample: samples of one image share its h, so counting them
+as independent would make every interval too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+LEVEL = 0.95
+RESAMPLES = 2000
+MIN_IMAGES = 5  # a percentile of resamples of fewer images says nothing
+_BLOCK = 1 << 22  # resampled counts held at a time
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval.
+
+    value: the estimate on all images; NaN when there is none. low, high: the bounds at `level`, None when there are
+    too few images for an interval. n: images that the number rests on.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    level: float = LEVEL
+
+    @property
+    def has_interval(self) -> bool:
+        return self.low is not None and self.high is not None
+
+    def as_json(self) -> dict[str, float | int | None]:
+        """value, low, high, n, level; what is not a finite number becomes null."""
+        return {
+            "value": _finite(self.value),
+            "low": _finite(self.low),
+            "high": _finite(self.high),
+            "n": self.n,
+            "level": self.level,
+        }
+
+
+def _finite(x: float | None) -> float | None:
+    return float(x) if x is not None and math.isfinite(x) else None
+
+
+def _resampled_counts(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Blocks [r, n] of how often each of n images was drawn; `resamples` rows in all."""
+    rng = np.random.default_rng(seed)
+    rows = max(1, _BLOCK // n)
+    for start in range(0, resamples, rows):
+        yield rng.multinomial(n, np.full(n, 1.0 / n), size=min(rows, resamples - start)).astype(np.float64)
+
+
+def bootstrap_ratio(
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """sum(numerator) / sum(denominator) over images [n], with the percentile bootstrap's interval.
+
+    Images in which either is NaN are left out. Fewer than MIN_IMAGES images: no interval. No image, or a denominator
+    that sums to zero: the value is NaN.
+
+    Raises ValueError for arrays that are not one-dimensional and of one length.
+    """
+    num = np.asarray(numerator, dtype=np.float64)
+    den = np.asarray(denominator, dtype=np.float64)
+    if num.ndim != 1 or num.shape != den.shape:
+        raise ValueError(f"expected two arrays [n] of one length, got {num.shape} and {den.shape}")
+    usable = np.isfinite(num) & np.isfinite(den)
+    num, den = num[usable], den[usable]
+    n = len(num)
+    if n == 0 or den.sum() == 0:
+        return Estimate(math.nan, None, None, n, level)
+    value = float(num.sum() / den.sum())
+    if n < MIN_IMAGES:
+        return Estimate(value, None, None, n, level)
+    draws = []
+    for counts in _resampled_counts(n, resamples, seed):
+        top, bottom = counts @ num, counts @ den
+        draws.append(top[bottom != 0] / bottom[bottom != 0])
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(draws), [tail, 1 - tail])
+    return Estimate(value, float(low), float(high), n, level)
+
+
+def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Estimate:
+    """The mean over images [n] with the percentile bootstrap's interval; NaN entries are left out."""
+    values = np.asarray(values, dtype=np.float64)
+    return bootstrap_ratio(values, np.ones_like(values), seed=seed, resamples=resamples, level=level)
+
+
+def wilson(successes: int, n: int, *, level: float = LEVEL) -> Estimate:
+    """A proportion successes / n with Wilson's score interval, which stays honest at 0 and at n.
+
+    Raises ValueError unless 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"expected 0 <= successes <= n, got {successes} of {n}")
+    if n == 0:
+        return Estimate(math.nan, None, None, 0, level)
+    z = NormalDist().inv_cdf(1 - (1 - level) / 2)
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n, level)

@@ -1,0 +1,359 @@
+"""What every probe shares: its declaration, what it is given, and the result that it leaves on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import rcdm_core
+from rcdm_core.atomic import make_folder, replace_text
+from rcdm_core.errors import RCDMError
+from rcdm_core.progress import Reporter
+from rcdm_core.provider import Option
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rcdm_core.data.source import ImageSource
+    from rcdm_core.model import RCDM
+    from rcdm_core.probes.pictures import Pictures
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """An experiment.
+
+    name        as in `rcdm probe NAME`
+    summary     one line
+    figure      what of the paper it reproduces, such as "figures 3, 25 and 26"
+    parameters  its own options, by name, beside those that every probe has
+    run         run(context) -> Result
+
+    Raises TypeError naming the field that is wrong.
+    """
+
+    name: str
+    summary: str
+    figure: str
+    parameters: Mapping[str, Option]
+    run: Callable[[Context], Result]
+
+    def __post_init__(self) -> None:
+        for attribute in ("name", "summary", "figure"):
+            value = getattr(self, attribute)
+            if not isinstance(value, str) or not value:
+                raise TypeError(f"a probe's {attribute} is a text, not {value!r}")
+        if not callable(self.run):
+            raise TypeError(f"probe {self.name!r}: run is a function, not {self.run!r}")
+        if not isinstance(self.parameters, Mapping):
+            raise TypeError(f"probe {self.name!r}: parameters is a mapping from names to Option")
+        for name, option in self.parameters.items():
+            if not isinstance(option, Option) or not str(name).isidentifier() or name in _COMMON:
+                raise TypeError(f"probe {self.name!r}: parameter {name!r} is not an Option with a name of its own")
+
+    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every parameter with its value: `given`, parsed and checked, over the defaults.
+
+        Raises RCDMError for a parameter that is not declared (the declared ones are named) or of another type.
+        """
+        for name in given:
+            if name not in self.parameters:
+                known = ", ".join(sorted(self.parameters)) or "none"
+                raise RCDMError(f"The probe {self.name} has no parameter {name!r}; its parameters are: {known}.")
+        values = {}
+        for name, option in self.parameters.items():
+            value = given.get(name)
+            if option.type is str and isinstance(value, (list, tuple)):  # from Python; with commas on the command line
+                value = ",".join(map(str, value))
+            label = f"Parameter {name} of the probe {self.name}"
+            values[name] = option.default if value is None else option.validate(value, label)
+        return values
+
+
+_COMMON = frozenset({"models", "images", "data", "out", "seed", "device", "precision", "sampler", "steps", "progress"})
+
+
+@dataclass
+class Result:
+    """What a probe found, and `result.json` in `out`, which exists from before the first sample on.
+
+    provenance   schema version, arguments, seed, versions, fingerprints, file hashes: known before the compute
+    images       one record per image
+    aggregates   over images, with 95% intervals
+    answer       the conclusion, in sentences; the report starts with it
+    notes        what the reader has to know about this run (pictures left out, trained on, no intervals)
+    files        names of the pictures and the page in `out`
+    """
+
+    out: Path
+    provenance: dict[str, Any]
+    images: list[dict[str, Any]] = field(default_factory=list)
+    aggregates: dict[str, Any] = field(default_factory=dict)
+    answer: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    complete: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of result.json: plain types, with null for what is not a finite number."""
+        body = {
+            **self.provenance,
+            "complete": self.complete,
+            "answer": self.answer,
+            "notes": self.notes,
+            "aggregates": self.aggregates,
+            "images": self.images,
+            "files": self.files,
+        }
+        plain = _plain(body)
+        assert isinstance(plain, dict)
+        return plain
+
+    def save(self) -> Path:
+        """Write result.json, whole or not at all. Raises RCDMError on a full disk or without permission."""
+        path = self.out / "result.json"
+        replace_text(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
+        return path
+
+    def add_file(self, name: str) -> Path:
+        """The path of an output in `out`, listed in the result."""
+        if name not in self.files:
+            self.files.append(name)
+        return self.out / name
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a probe is given: images and models are loaded, parameters are complete and of their declared types.
+
+    models   at least one, each with a name of its own in `names`
+    images   the pictures that were asked for, in order (paths, PIL pictures or float tensors [3, H, W] in [0, 1])
+    data     where to take held-out pictures from; None: what the first model was trained on, if that is there
+    sampler, steps, precision  as for RCDM.sample; the guidance scale is 1 in every probe
+    """
+
+    probe: Probe
+    models: Sequence[RCDM]
+    names: Sequence[str]
+    images: Sequence[Any]
+    data: ImageSource | None
+    out: Path
+    seed: int
+    precision: str
+    sampler: str
+    steps: int
+    progress: Reporter
+    params: Mapping[str, Any]
+    data_text: str | None = None
+
+    def begin(self, pictures: Pictures, **found: Any) -> Result:
+        """A Result whose provenance is on disk already; `found`: what the probe wants recorded beside the arguments."""
+        models = [_describe_model(name, model) for name, model in zip(self.names, self.models, strict=True)]
+        trained_on = [[model.trained_on(picture.id) for picture in pictures] for model in self.models]
+        provenance = {
+            "schema_version": SCHEMA_VERSION,
+            "probe": self.probe.name,
+            "reproduces": f"{self.probe.figure} of Bordes, Balestriero, Vincent, TMLR 2022",
+            "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "command": self.command(),
+            "arguments": {
+                "seed": self.seed,
+                "sampler": self.sampler,
+                "sampling_steps": self.steps,
+                "precision": self.precision,
+                "guidance_scale": 1,
+                **self.params,
+            },
+            "versions": versions(),
+            "models": models,
+            "pictures": [
+                {
+                    "name": picture.name,
+                    "sha256": picture.id,
+                    "trained_on": {name: flags[i] for name, flags in zip(self.names, trained_on, strict=True)},
+                }
+                for i, picture in enumerate(pictures)
+            ],
+            **found,
+        }
+        result = Result(out=self.out, provenance=provenance, notes=[*pictures.notes])
+        result.notes += pictures.training_notes(self.names, trained_on)
+        result.save()
+        return result
+
+    def command(self) -> str:
+        """The command line that repeats this run; pictures that did not come from a file are left out of it."""
+        words = ["rcdm", "probe", self.probe.name]
+        for model in self.models:
+            words += ["--model", str(model.path or model.name)]
+        for image in self.images:
+            if isinstance(image, (str, Path)):
+                words += ["--image", str(image)]
+        if self.data_text:
+            words += ["--data", self.data_text]
+        for name, value in self.params.items():
+            if value != self.probe.parameters[name].default:
+                text = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+                words += [f"--{name.replace('_', '-')}", text]
+        words += ["--seed", str(self.seed), "--sampler", self.sampler, "--sampling-steps", str(self.steps)]
+        return shlex.join([*words, "--precision", self.precision, "--out", str(self.out)])
+
+
+def run_probe(
+    name: str,
+    *,
+    models: Sequence[RCDM | str | Path],
+    images: Sequence[Any] | None = None,
+    data: ImageSource | str | Path | None = None,
+    out: str | Path,
+    seed: int = 0,
+    device: str | None = None,
+    precision: str = "auto",
+    sampler: str = "dpm++",
+    steps: int = 20,
+    progress: Reporter | None = None,
+    **params: Any,
+) -> Result:
+    """Run one of the paper's experiments and write result.json, pictures and report.html into `out`.
+
+    models: RCDMs, or the folders of bundles. images: paths of pictures or of folders, PIL pictures, or float tensors
+    [3, H, W] in [0, 1]. data: a folder, "shapes[:N[:SEED]]" or an ImageSource, where held-out pictures come from;
+    None: what the first model was trained on. device: where the models compute, None: where they are.
+    steps: of the sampler. params: the probe's own parameters.
+
+    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture or folder.
+    """
+    from rcdm_core import registry
+
+    known = registry.probes()
+    if name not in known:
+        raise RCDMError(f"There is no probe {name!r}; there are {', '.join(known)}.")
+    probe = known[name]
+    complete = probe.complete(params)
+    if not models:
+        raise RCDMError(f"The probe {name} needs a trained model; give one with --model RUN.")
+    if steps < 1:
+        raise RCDMError(f"The sampler cannot take {steps} steps; expected --sampling-steps of at least 1.")
+    loaded = [_load(model, device) for model in models]
+    context = Context(
+        probe=probe,
+        models=loaded,
+        names=_distinct([model.name for model in loaded]),
+        images=list(images or []),
+        data=_open(data, loaded[0]),
+        out=make_folder(Path(out)),
+        seed=seed,
+        precision=precision,
+        sampler=sampler,
+        steps=steps,
+        progress=progress or Reporter(),
+        params=complete,
+        data_text=str(data) if isinstance(data, (str, Path)) else None,
+    )
+    result = probe.run(context)
+    result.complete = True
+    result.save()
+    return result
+
+
+def _load(model: RCDM | str | Path, device: str | None) -> RCDM:
+    if isinstance(model, (str, Path)):
+        model = rcdm_core.load(model)
+    return model.to(device) if device is not None else model
+
+
+def _open(data: ImageSource | str | Path | None, model: RCDM) -> ImageSource | None:
+    if isinstance(data, (str, Path)):
+        from rcdm_core.data.shapes import open_data
+        from rcdm_core.probes.pictures import fit_of
+
+        return open_data(str(data), fit=fit_of(model))
+    return data
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind those that occurred before."""
+    seen: dict[str, int] = {}
+    result = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return result
+
+
+def _describe_model(name: str, model: RCDM) -> dict[str, Any]:
+    """What identifies a model and its encoder."""
+    config = model.config
+    return {
+        "name": name,
+        "path": model.path,
+        "bundle_digest": _bundle_digest(model.path) if model.path is not None else None,
+        "step": config.step,
+        "image_size": config.unet.image_size,
+        "conditioning": config.unet.conditioning,
+        "provider": {
+            "name": config.provider.name,
+            "kind": config.provider.kind,
+            "dim": config.provider.dim,
+            "image_size": config.provider.image_size,
+            "options": config.provider.options,
+            "weights_digest": config.provider.weights_digest,
+            "h_digest": hashlib.sha256(model.fingerprint.h.numpy().tobytes()).hexdigest(),
+            "licence": config.provider.licence,
+        },
+        "data": None
+        if config.data is None
+        else {"fit": config.data.fit, "fingerprint": config.data.fingerprint, "train_count": config.data.train_count},
+    }
+
+
+def _bundle_digest(folder: Path) -> str | None:
+    """The digest over config and weights that the bundle carries."""
+    from safetensors import safe_open
+
+    from rcdm_core.bundle import FILE_NAME
+
+    with safe_open(str(folder / FILE_NAME), framework="numpy") as stored:
+        digest = (stored.metadata() or {}).get("digest")
+    return str(digest) if digest else None
+
+
+def versions() -> dict[str, str]:
+    """Of everything that a number can depend on."""
+    found = {"rcdm": rcdm_core.__version__, "python": platform.python_version(), "platform": platform.platform()}
+    for package in ("torch", "numpy", "pillow", "timm", "torchvision"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types: arrays become lists, paths text, and what is not a finite number null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    return value

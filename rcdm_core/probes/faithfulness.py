@@ -1,0 +1,168 @@
+"""Table 1b: are samples so close to the h that they were made from that it is found again among thousands?
+
+Every sample is encoded again. The rank of its conditioning picture's h in a gallery of held-out pictures, by Euclidean
+distance to the sample's h, is 1 where nothing else is nearer. Two galleries: the originals, as in the paper, and the
+same pictures brought to the generator's size first, so that blur by itself does not count against the samples. The
+ceiling puts the real pictures, at the generator's size, in the samples' place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.ranks import chance, ranks, summarise
+from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.pictures import Pictures, default_data, fit_of, held_out, to_array
+from rcdm_core.provider import Option
+
+if TYPE_CHECKING:
+    from rcdm_core.model import RCDM
+
+GRID_SAMPLES = 8
+_BATCH = 32  # pictures read, encoded and sampled from at a time
+GALLERIES = {"originals": "the originals", "at image size": "the pictures at the generator's size"}
+
+
+def run(context: Context) -> Result:
+    """Ranks, reciprocal ranks and first places of every model, with ceiling and chance, and grids of samples.
+
+    Raises RCDMError when --image is given (the gallery is data), or there are fewer than two held-out pictures.
+    """
+    from rcdm_core.report.faithfulness import draw_rows, write_report
+
+    params = context.params
+    for name, least in (("samples", 1), ("count", 1), ("gallery", 0), ("rows", 0)):
+        if params[name] < least:
+            raise RCDMError(f"{name} is {params[name]}, but expected a whole number of at least {least}.")
+    if context.images:
+        raise RCDMError(
+            "The probe faithfulness ranks among held-out pictures; give a folder with --data instead of --image."
+        )
+    for name, model in zip(context.names, context.models, strict=True):
+        if model.h_dim == 0:
+            raise RCDMError(
+                f"{name} was trained without a representation, so nothing can be ranked; give another --model."
+            )
+    data = context.data if context.data is not None else default_data(context.models[0])
+    if data is None:
+        raise RCDMError("The pictures of the training are not there any more; give a folder with --data.")
+    gallery = held_out(data, context.models, count=params["gallery"] or len(data))
+    if len(gallery) < 2:
+        raise RCDMError("There is only one held-out picture in the data, too few to rank among; give more with --data.")
+    count = min(params["count"], len(gallery))
+    result = context.begin(gallery, gallery_size=len(gallery), conditioning_pictures=count)
+
+    rows: list[dict[str, np.ndarray]] = []
+    image_ranks: dict[str, dict[str, np.ndarray]] = {}
+    for name, model in zip(context.names, context.models, strict=True):
+        h = _gallery(context, model, gallery)
+        found, first = _sample(context, model, gallery, h["originals"][:count])
+        result.aggregates[name], image_ranks[name] = _aggregate(h, found, context.seed)
+        rows.append(first)
+        result.save()  # what is done stays, whatever happens to the next model
+    for i in range(count):
+        by_model = {
+            name: {key: ranks_[i] for key, ranks_ in of_model.items()} for name, of_model in image_ranks.items()
+        }
+        result.images.append({"name": gallery[i].name, "sha256": gallery[i].id, "ranks": by_model})
+    result.answer = [answer(name, entry, len(gallery)) for name, entry in result.aggregates.items()]
+    shown = min(params["rows"], count)
+    if shown:
+        draw_rows(result.add_file("faithfulness.png"), context.names, rows, result.images[:shown])
+    write_report(result, context, rows, result.images[:shown])
+    return result
+
+
+def _gallery(context: Context, model: RCDM, gallery: Pictures) -> dict[str, np.ndarray]:
+    """h of the gallery as the encoder reads the originals, and by way of the generator's size: each [N, dim]."""
+    import torch
+
+    fit, size = fit_of(model), model.image_size
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in GALLERIES}
+    context.progress.start(len(gallery), f"{model.name}: encoding the gallery", unit="picture")
+    for start in range(0, len(gallery), _BATCH):
+        squares = [picture.square(fit) for picture in gallery[start : start + _BATCH]]
+        for name, side in zip(GALLERIES, (model.encoder.image_size, size), strict=True):
+            pixels = np.stack([to_array(square, side) for square in squares])
+            parts[name].append(model.encode(torch.from_numpy(pixels)).numpy())
+        context.progress.update(len(squares))
+    context.progress.finish()
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _sample(
+    context: Context, model: RCDM, gallery: Pictures, h: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """h of the samples of each h [count, dim]: [count, samples, dim]; and the first rows' pictures and samples."""
+    import torch
+
+    n, rows = context.params["samples"], min(context.params["rows"], len(h))
+    settings: dict[str, Any] = {
+        "seed": context.seed,
+        "sampler": context.sampler,
+        "steps": context.steps,
+        "precision": context.precision,
+        "progress": context.progress.update,
+    }
+    streams = [picture.id for picture in gallery[: len(h)]]
+    condition = torch.from_numpy(h)
+    context.progress.start(len(h) * n + rows * GRID_SAMPLES, f"{model.name}: sampling", unit="sample")
+    again = []
+    for start in range(0, len(h), _BATCH):
+        block = slice(start, start + _BATCH)
+        samples = model.sample(condition[block], n, streams=streams[block], **settings)
+        again.append(model.encode(samples.flatten(0, 1)).unflatten(0, samples.shape[:2]).numpy())
+    first: dict[str, np.ndarray] = {}
+    if rows:
+        first["samples"] = model.sample(condition[:rows], GRID_SAMPLES, streams=streams[:rows], **settings).numpy()
+        fit = fit_of(model)
+        first["pictures"] = np.stack([to_array(p.square(fit), model.image_size) for p in gallery[:rows]])
+    context.progress.finish()
+    return np.concatenate(again), first
+
+
+def _aggregate(h: dict[str, np.ndarray], found: np.ndarray, seed: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Table 1b for one model: per gallery the samples' figures and the ceiling's, chance; and the ranks [count, n]."""
+    count, n, dim = found.shape
+    targets = np.arange(count)
+    entry: dict[str, Any] = {"chance": chance(len(h["originals"])), "galleries": {}}
+    image_ranks = {}
+    for name, gallery in h.items():
+        of_samples = ranks(found.reshape(-1, dim), gallery, targets.repeat(n)).reshape(count, n)
+        ceiling = ranks(h["at image size"][:count], gallery, targets)[:, None]
+        entry["galleries"][name] = {
+            "samples": summarise(of_samples, seed=seed).as_json(),
+            "ceiling": summarise(ceiling, seed=seed).as_json(),
+        }
+        image_ranks[name] = of_samples
+    return entry, image_ranks
+
+
+def answer(name: str, entry: dict[str, Any], n: int) -> str:
+    """One model's table in a sentence."""
+    samples, ceiling = (entry["galleries"]["originals"][key] for key in ("samples", "ceiling"))
+    by_chance = entry["chance"]
+    drawn, real = ({key: value["value"] for key, value in part.items()} for part in (samples, ceiling))
+    return (
+        f"{name}: seen from a sample, its own picture is at rank {drawn['mean_rank']:.1f} of {n} on average "
+        f"(from real pictures of the sample's size {real['mean_rank']:.1f}, by chance {by_chance['mean_rank']:.1f}); "
+        f"the mean reciprocal rank is {drawn['mrr']:.3f} (real {real['mrr']:.3f}, chance {by_chance['mrr']:.3f}); "
+        f"it comes first for {drawn['top1']:.1%}."
+    )
+
+
+PROBE = Probe(
+    name="faithfulness",
+    summary="How far up a picture ranks in a gallery, seen from samples of its representation",
+    figure="table 1b",
+    parameters={
+        "count": Option(int, 512, "held-out pictures to draw samples of"),
+        "samples": Option(int, 1, "samples of each that are ranked"),
+        "gallery": Option(int, 0, "held-out pictures to rank among; 0: all"),
+        "rows": Option(int, 8, "pictures shown with 8 samples each"),
+    },
+    run=run,
+)

@@ -1,0 +1,384 @@
+"""Figures 3, 25 and 26: does the representation follow a transform of the picture, or is it blind to it?
+
+Samples of h(x) and of h(Tx) are drawn from the same noise, so that what differs between them comes from h alone. Their
+attributes are measured, and the shift of each is divided by the shift that T makes in the real picture: 1 follows,
+0 ignores. Over several pictures the ratio is sum <shift of samples, real shift> / sum |real shift|², a projection on
+what T really does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.attributes import ATTRIBUTES, measure
+from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, bootstrap_mean, bootstrap_ratio
+from rcdm_core.metrics.readout import Readout, fit_readout
+from rcdm_core.probes import verdicts
+from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.pictures import Picture, Pictures, choose, default_data, fit_of, held_out, to_array
+from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick, transformed
+from rcdm_core.provider import Option
+
+if TYPE_CHECKING:
+    from rcdm_core.model import RCDM
+
+MIN_READOUT = 64  # pictures from which a linear readout is worth fitting
+_BATCH = 32
+
+Views = dict[str, list[Image.Image]]  # "crop" or "pad" -> the picture and its transforms, square
+
+
+@dataclass(frozen=True)
+class Block:
+    """One model on one picture. Rows are the identity and the transforms.
+
+    pictures [R, 3, S, S] and samples [R, n, 3, S, S], float32 in [0, 1], S the generator's image size; h [R, dim];
+    real and drawn: attribute -> [R, d], of the picture and the mean over its samples.
+    """
+
+    pictures: np.ndarray
+    samples: np.ndarray
+    h: np.ndarray
+    real: dict[str, np.ndarray]
+    drawn: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a model does to pictures that nobody transformed.
+
+    distance: mean ‖h − h'‖ over pairs of n pictures, None without at least two. readouts: attribute -> a linear
+    readout of h, empty with fewer than 64 pictures.
+    """
+
+    distance: float | None
+    readouts: dict[str, Readout]
+    n: int
+
+
+def run(context: Context) -> Result:
+    """Rows: the picture and its transforms. Columns: the transformed picture, samples of its h, by model.
+
+    Raises RCDMError for parameters out of range, or pictures that cannot be read.
+    """
+    from rcdm_core.report.invariance import draw_image, write_report
+
+    params = context.params
+    rows = pick(params["transform"])
+    strength = check_strength(params["strength"])
+    for name, least in (("samples", 1), ("count", 1), ("pool", 0)):
+        if params[name] < least:
+            raise RCDMError(f"{name} is {params[name]}, but expected a whole number of at least {least}.")
+    data = context.data if context.data is not None else default_data(context.models[0])
+    pictures = choose(context.images, data, context.models, count=params["count"])
+    result = context.begin(pictures, transforms={t.name: t.says(strength) for t in rows})
+    if len(pictures) < MIN_IMAGES:
+        result.notes.append(
+            f"{len(pictures)} picture{'s are' if len(pictures) > 1 else ' is'} too few for intervals ({MIN_IMAGES} are "
+            "needed): the numbers hold for what is shown and for nothing else."
+        )
+
+    pool = Pictures([*pictures])
+    if data is not None and params["pool"]:
+        own = [picture.id for picture in pictures]
+        pool.items += held_out(data, context.models, count=max(0, params["pool"] - len(own)), skip=own).items
+    references = _references(context, pool)
+    if any(not reference.readouts for reference in references):
+        result.notes.append(
+            f"Without {MIN_READOUT} pictures to fit a linear readout of h on (give a folder with --data), a change "
+            "that h holds and the generator does not draw cannot be told from one that h does not hold."
+        )
+
+    total = len(pictures) * len(context.models) * (len(rows) + 1) * params["samples"]
+    context.progress.start(total, "sampling", unit="sample")
+    found: list[list[Block]] = []
+    for i, picture in enumerate(pictures):
+        views = _views(context, picture, rows, strength)
+        blocks = [_look(context, model, picture, views) for model in context.models]
+        found.append(blocks)
+        result.images.append(_record(context, picture, rows, blocks, references))
+        name = f"invariance-{i + 1:03d}.png"
+        draw_image(result.add_file(name), context.names, rows, blocks, result.images[-1])
+        result.images[-1]["file"] = name
+        result.save()  # what is done stays, whatever happens to the rest
+    context.progress.finish()
+
+    for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
+        of_model = [blocks[m] for blocks in found]
+        retention = {a: rendered_retention(of_model, a, seed=context.seed) for a in ATTRIBUTES}
+        result.aggregates[name] = {
+            "random_pair_distance": reference.distance,
+            "pool": reference.n,
+            "readout_r2": {attribute: readout.r2 for attribute, readout in reference.readouts.items()},
+            "rendered_retention": {attribute: value and value.as_json() for attribute, value in retention.items()},
+            "transforms": {
+                row.name: aggregate(row, r, of_model, reference, retention, seed=context.seed)
+                for r, row in enumerate(rows, 1)
+            },
+        }
+        result.answer.append(answer(name, result.aggregates[name]["transforms"]))
+    write_report(result, context, rows, found)
+    return result
+
+
+def _views(context: Context, picture: Picture, rows: list[Transform], strength: float) -> Views:
+    """The picture and its transforms, squared in every way that one of the models asks for."""
+    views: Views = {}
+    for fit in dict.fromkeys(map(fit_of, context.models)):
+        original = picture.original(fit)
+        views[fit] = [original.picture]
+        for row in rows:
+            generator = _generator(context.seed, picture.id, row.name)
+            views[fit].append(transformed(row, original, strength=strength, generator=generator))
+    return views
+
+
+def _look(context: Context, model: RCDM, picture: Picture, views: Views) -> Block:
+    import torch
+
+    seen = np.stack([to_array(view, model.encoder.image_size) for view in views[fit_of(model)]])
+    shown = np.stack([to_array(view, model.image_size) for view in views[fit_of(model)]])
+    h = model.encode(torch.from_numpy(seen))
+    samples = model.sample(
+        h,
+        context.params["samples"],
+        seed=context.seed,
+        streams=[picture.id] * len(h),  # one stream for all rows: they are compared with each other
+        sampler=context.sampler,
+        steps=context.steps,
+        precision=context.precision,
+        progress=context.progress.update,
+    ).numpy()
+    return Block(
+        pictures=shown,
+        samples=samples,
+        h=h.numpy().astype(np.float64),
+        real=measure(shown),
+        drawn=_mean_of_samples(samples),
+    )
+
+
+def _generator(seed: int, picture_id: str, name: str) -> np.random.Generator:
+    from rcdm_core.randomness import generator
+
+    return generator("transform", seed, picture_id, name)
+
+
+def _mean_of_samples(samples: np.ndarray) -> dict[str, np.ndarray]:
+    """Attributes of samples [R, n, 3, S, S], averaged over the n in which they are defined: name -> [R, d]."""
+    count, n = samples.shape[:2]
+    means = {}
+    for name, values in measure(samples.reshape(count * n, *samples.shape[2:])).items():
+        values = values.reshape(count, n, -1)
+        defined = np.isfinite(values)
+        total, number = np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1)
+        means[name] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+    return means
+
+
+def _references(context: Context, pool: Pictures) -> list[Reference]:
+    """For each model: the distances of h between pictures of the pool, and readouts fitted on it."""
+    import torch
+
+    h_parts: list[list[np.ndarray]] = [[] for _ in context.models]
+    shown: list[list[np.ndarray]] = [[] for _ in context.models]
+    context.progress.start(len(pool), "encoding pictures to compare with", unit="picture")
+    for start in range(0, len(pool), _BATCH):
+        part = pool[start : start + _BATCH]
+        squares = {fit: [picture.square(fit) for picture in part] for fit in set(map(fit_of, context.models))}
+        for m, model in enumerate(context.models):
+            seen = np.stack([to_array(square, model.encoder.image_size) for square in squares[fit_of(model)]])
+            h_parts[m].append(model.encode(torch.from_numpy(seen)).numpy().astype(np.float64))
+            shown[m] += [to_array(square, model.image_size) for square in squares[fit_of(model)]]
+        context.progress.update(len(part))
+    context.progress.finish()
+    references = []
+    for parts, pictures in zip(h_parts, shown, strict=True):
+        h = np.concatenate(parts)
+        readouts = {}
+        if len(pool) >= MIN_READOUT:
+            fitted = {name: fit_readout(h, values) for name, values in measure(np.stack(pictures)).items()}
+            readouts = {name: readout for name, readout in fitted.items() if readout is not None}
+        references.append(Reference(mean_pair_distance(h), readouts, len(pool)))
+    return references
+
+
+def mean_pair_distance(h: np.ndarray) -> float | None:
+    """Mean Euclidean distance over the pairs of rows of h [n, dim]; None with fewer than two rows, or if it is 0."""
+    if len(h) < 2:
+        return None
+    total = sum(float(np.linalg.norm(h[i + 1 :] - h[i], axis=1).sum()) for i in range(len(h) - 1))
+    return total / (len(h) * (len(h) - 1) / 2) or None
+
+
+def rendered_retention(blocks: list[Block], name: str, *, seed: int) -> Estimate | None:
+    """Cov(a(x), mean_k a(s_k)) / Var(a(x)) over the untransformed pictures, traces over the vector.
+
+    None with fewer pictures than an interval needs, or where the attribute does not vary measurably.
+    """
+    real = np.stack([block.real[name][0] for block in blocks])
+    drawn = np.stack([block.drawn[name][0] for block in blocks])
+    usable = np.isfinite(real).all(axis=1) & np.isfinite(drawn).all(axis=1)
+    real, drawn = real[usable], drawn[usable]
+    if len(real) < MIN_IMAGES:
+        return None
+    real = real - real.mean(axis=0)
+    square = (real**2).sum(axis=1)
+    if math.sqrt(square.mean()) < ATTRIBUTES[name].floor:
+        return None
+    return bootstrap_ratio((real * (drawn - drawn.mean(axis=0))).sum(axis=1), square, seed=seed)
+
+
+def aggregate(
+    row: Transform,
+    r: int,
+    blocks: list[Block],
+    reference: Reference,
+    retention: dict[str, Estimate | None],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """A transform's numbers over pictures, for one model: how far h moves, each attribute's response and verdict."""
+    dh = np.array([np.linalg.norm(block.h[r] - block.h[0]) for block in blocks])
+    relative = bootstrap_mean(dh / reference.distance, seed=seed) if reference.distance else None
+    responses = {name: _response(name, r, blocks, reference, relative, retention[name], seed) for name in ATTRIBUTES}
+    judged = {name: entry for name, entry in responses.items() if entry["rendered"]}
+    # the row is about what the transform is meant to change; side effects only speak where that is nothing
+    about = {words: judged[name] for name, words in row.targets.items() if name in judged}
+    if not row.targets:
+        about = judged
+    by_words = {words: verdicts.Verdict(entry["verdict"], entry["why"]) for words, entry in about.items()}
+    return {
+        "verdict": _row_sentence(row, by_words, relative),
+        "dh": bootstrap_mean(dh, seed=seed).as_json(),
+        "dh_relative": relative.as_json() if relative else None,
+        "responses": responses,
+    }
+
+
+def _response(
+    name: str,
+    r: int,
+    blocks: list[Block],
+    reference: Reference,
+    dh: Estimate | None,
+    drawn_from_h: Estimate | None,
+    seed: int,
+) -> dict[str, Any]:
+    real = np.stack([block.real[name][r] - block.real[name][0] for block in blocks])  # [images, d]
+    drawn = np.stack([block.drawn[name][r] - block.drawn[name][0] for block in blocks])
+    square = (real**2).sum(axis=1)
+    defined = np.isfinite(square)
+    moved = math.sqrt(float(square[defined].mean())) if defined.any() else math.nan
+    entry: dict[str, Any] = {
+        "real_shift": moved,
+        "threshold": ATTRIBUTES[name].floor,
+        "undefined_in": int((~defined).sum()),
+        "rendered": None,
+        "decoded": None,
+    }
+    if not defined.any():
+        return {**entry, "verdict": "not measurable"}
+    if moved < ATTRIBUTES[name].floor:
+        return {**entry, "verdict": "not moved"}
+    rendered = bootstrap_ratio((drawn * real).sum(axis=1), square, seed=seed)
+    entry["undefined_in_samples"] = int(defined.sum()) - rendered.n
+    if rendered.n == 0:
+        return {**entry, "verdict": "not measurable"}
+    decoded, readout = None, reference.readouts.get(name)
+    if readout is not None:
+        read = readout.shift(np.stack([block.h[r] - block.h[0] for block in blocks]))
+        decoded = bootstrap_ratio((read * real).sum(axis=1), square, seed=seed)
+    verdict = verdicts.judge(
+        verdicts.Evidence(rendered, decoded, dh, r2=readout.r2 if readout else None, drawn=drawn_from_h)
+    )
+    return {
+        **entry,
+        "rendered": rendered.as_json(),
+        "decoded": decoded.as_json() if decoded else None,
+        "verdict": verdict.code,
+        "why": verdict.why,
+    }
+
+
+def _row_sentence(row: Transform, about: dict[str, verdicts.Verdict], dh: Estimate | None) -> str:
+    if about:
+        return verdicts.in_words(about)
+    if dh is None:
+        return "no measured attribute moves: look at the pictures"
+    high = dh.high if dh.high is not None else dh.value
+    if high <= verdicts.STILL:
+        return f"ignores: h hardly moves ({dh.value:.3f} of a random pair's distance)"
+    return f"no measured attribute moves; h moves by {dh.value:.2f} of a random pair's distance: look at the pictures"
+
+
+def answer(name: str, transforms: dict[str, Any]) -> str:
+    """The model's conclusion in one sentence, from the rows' targets."""
+    from rcdm_core.probes.transforms import TRANSFORMS
+
+    by_code: dict[str, dict[str, None]] = {}
+    for transform, entry in transforms.items():
+        for attribute, words in TRANSFORMS[transform].targets.items():
+            by_code.setdefault(entry["responses"][attribute]["verdict"], {})[words] = None
+    phrases = {
+        "follows": "keeps {}",
+        "partly": "keeps some of {}",
+        "ignores": "does not keep {}",
+        "generator": "holds {} without the generator drawing it",
+        "cannot tell": "leaves open {}",
+    }
+    parts = [phrase.format(verdicts.listed(list(by_code[code]))) for code, phrase in phrases.items() if code in by_code]
+    if not parts:
+        return f"{name}: none of the transforms moves what is measured; the pictures must speak."
+    return f"{name} {'; '.join(parts)}."
+
+
+def _record(
+    context: Context, picture: Picture, rows: list[Transform], blocks: list[Block], references: list[Reference]
+) -> dict[str, Any]:
+    """One picture's entry in result.json."""
+    models: dict[str, Any] = {}
+    for name, block, reference in zip(context.names, blocks, references, strict=True):
+        entries = {}
+        for r, label in enumerate([IDENTITY, *(row.name for row in rows)]):
+            dh = float(np.linalg.norm(block.h[r] - block.h[0]))
+            entries[label] = {
+                "dh": dh,
+                "dh_relative": dh / reference.distance if reference.distance else None,
+                "real": {a: values[r] for a, values in block.real.items()},
+                "samples": {a: values[r] for a, values in block.drawn.items()},
+                "response": {a: image_response(block, r, a) for a in ATTRIBUTES},
+            }
+        models[name] = entries
+    return {"name": picture.name, "sha256": picture.id, "models": models}
+
+
+def image_response(block: Block, r: int, name: str) -> float | None:
+    """One picture's response of one attribute to row r; None where T does not measurably move it."""
+    real, drawn = block.real[name][r] - block.real[name][0], block.drawn[name][r] - block.drawn[name][0]
+    square = float((real**2).sum())
+    if not math.isfinite(square) or math.sqrt(square) < ATTRIBUTES[name].floor:
+        return None
+    value = float((real * drawn).sum() / square)
+    return value if math.isfinite(value) else None
+
+
+PROBE = Probe(
+    name="invariance",
+    summary="What a representation follows and what it is blind to, by transforming the picture",
+    figure="figures 3, 25 and 26",
+    parameters={
+        "transform": Option(str, "all", "which rows, with commas between them (vertical-shift,grayscale), or all"),
+        "strength": Option(float, 1.0, "how strong the transforms are, in their own usual strengths, up to 3"),
+        "samples": Option(int, 8, "samples of each h"),
+        "count": Option(int, 8, "held-out pictures to look at when no --image is given"),
+        "pool": Option(int, 256, "held-out pictures that random pairs and linear readouts are taken from; 0: none"),
+    },
+    run=run,
+)

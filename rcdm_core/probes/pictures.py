@@ -1,0 +1,230 @@
+"""The pictures that a probe looks at: which they are, where they come from, and which of them were trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from rcdm_core.errors import RCDMError, UnreadableImage
+from rcdm_core.metrics.attributes import measure
+from rcdm_core.probes.transforms import Original
+
+if TYPE_CHECKING:
+    from rcdm_core.data.source import ImageSource
+    from rcdm_core.model import RCDM
+
+WORKING_SIDE = 1024  # pixels: larger originals are reduced to this side once, before a transform
+DRAWN_SIDE = 256  # pixels: of pictures that have no size of their own, because they are drawn
+_GLANCE = 8  # pixels: enough to know that a file can be read
+_CENTRE_SIDE = 128  # pixels at which the object's centre is looked for
+
+
+@dataclass(frozen=True)
+class Picture:
+    """id: sha256 of the content. name: for readers. open: its RGB original, at full size (raises UnreadableImage)."""
+
+    id: str
+    name: str
+    open: Callable[[], Image.Image]
+
+    def square(self, fit: str) -> Image.Image:
+        """The centre square of the picture ("crop"), or all of it in the middle of a white one ("pad")."""
+        return squared(self.open(), fit)
+
+    def original(self, fit: str) -> Original:
+        """The square with what transforms need to know about it."""
+        picture = self.square(fit)
+        x, y = measure(to_array(picture, _CENTRE_SIDE)[None])["position"][0]
+        centre = (float(x), float(y)) if np.isfinite(x + y) else (0.5, 0.5)
+        return Original(picture, centre, white=fit == "pad")
+
+
+@dataclass
+class Pictures(Sequence[Picture]):
+    """Pictures in order, each once, and `notes` on what was left out and why."""
+
+    items: list[Picture]
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[index]
+
+    def __iter__(self) -> Iterator[Picture]:
+        return iter(self.items)
+
+    def training_notes(self, names: Sequence[str], flags: Sequence[Sequence[bool | None]]) -> list[str]:
+        """A sentence for every model that was trained on some of the pictures, or may have been.
+
+        flags: for each model, RCDM.trained_on of each picture.
+        """
+        notes = []
+        for name, seen in zip(names, flags, strict=True):
+            if None in seen:
+                notes.append(f"It is not known which pictures {name} was trained on; these may be among them.")
+            if True in seen:
+                which = [picture.name for picture, flag in zip(self.items, seen, strict=True) if flag]
+                listed = ", ".join(which[:3]) + (f" and {len(which) - 3} more" if len(which) > 3 else "")
+                notes.append(
+                    f"{name} was trained on {seen.count(True)} of the {len(seen)} pictures ({listed}): "
+                    "what it draws for them may be memory."
+                )
+        return notes
+
+
+def fit_of(model: RCDM) -> str:
+    """How the model's training made pictures square: "crop" or "pad"."""
+    return model.config.data.fit if model.config.data is not None else "crop"
+
+
+def default_data(model: RCDM) -> ImageSource | None:
+    """The pictures that the model was trained and held out on, or None where they are no longer there."""
+    from rcdm_core.data.shapes import open_data
+
+    if model.config.data is None:
+        return None
+    try:
+        return open_data(model.config.data.description["path"], fit=model.config.data.fit)
+    except RCDMError:
+        return None
+
+
+def to_array(picture: Image.Image, size: int) -> np.ndarray:
+    """A square PIL picture at `size` pixels, antialiased: float32 [3, size, size] in [0, 1]."""
+    from rcdm_core.data.images import fit_image
+
+    return fit_image(picture, size).astype(np.float32) / 255
+
+
+def squared(picture: Image.Image, fit: str) -> Image.Image:
+    """A square of the picture in its own resolution, or of 1024 pixels where that is less."""
+    from rcdm_core.data.images import fit_image
+
+    width, height = picture.size
+    side = min(width, height) if fit == "crop" else max(width, height)
+    if side > WORKING_SIDE:
+        return Image.fromarray(np.ascontiguousarray(fit_image(picture, WORKING_SIDE, fit).transpose(1, 2, 0)))
+    left, top = (width - side) // 2, (height - side) // 2
+    if fit == "crop":
+        return picture.crop((left, top, left + side, top + side))
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(picture, (-left, -top))
+    return square
+
+
+def choose(images: Sequence[Any], data: ImageSource | None, models: Sequence[RCDM], *, count: int) -> Pictures:
+    """The pictures that were asked for, or without any the first `count` of `data` that no model was trained on.
+
+    The order of pictures from `data` is that of their content ids: neither file names nor the folder's order matter.
+    A picture that is given twice counts once.
+
+    Raises RCDMError where there is nothing to look at, and UnreadableImage (with the file's name) for a picture that
+    was asked for by name and cannot be read.
+    """
+    if images:
+        parts = [_given(image) for image in images]
+        given = [picture for part in parts for picture in part]
+        unique = {picture.id: picture for picture in reversed(given)}
+        items = [picture for picture in given if unique[picture.id] is picture]
+        notes = [note for part in parts for note in part.notes]
+        if again := len(given) - len(items):
+            same = "is the same as another one" if again == 1 else "are the same as others"
+            notes.append(f"{again} of the {len(given)} pictures given {same}; each counts once.")
+        return Pictures(items, notes)
+    if data is None:
+        raise RCDMError("There are no pictures to look at: give some with --image, or a folder with --data.")
+    return held_out(data, models, count=count)
+
+
+def held_out(data: ImageSource, models: Sequence[RCDM], *, count: int, skip: Sequence[str] = ()) -> Pictures:
+    """The first `count` pictures of `data`, by content id, that no model was trained on; readable ones, each once.
+
+    skip: ids to pass over. Raises RCDMError when every picture of `data` was trained on.
+    """
+    items: list[Picture] = []
+    seen = set(skip)
+    trained = 0
+    for index in sorted(range(len(data)), key=data.ids.__getitem__):
+        if len(items) == count:
+            break
+        content_id = data.ids[index]
+        if content_id in seen:
+            continue
+        seen.add(content_id)
+        if any(model.trained_on(content_id) for model in models):
+            trained += 1
+            continue
+        try:
+            data.get(index, _GLANCE)
+        except UnreadableImage as error:
+            data.report_unreadable(index, error.reason)
+            continue
+        items.append(from_source(data, index))
+    notes = []
+    if data.skipped:
+        name, reason = data.skipped[0]
+        notes.append(f"{len(data.skipped)} pictures cannot be read and are left out, such as {name} ({reason}).")
+    if not items and not skip:
+        where = data.describe()["path"]
+        if trained:
+            raise RCDMError(f"Every picture of {where} was trained on; give others with --data or --image.")
+        raise RCDMError(f"No picture of {where} can be read; give others with --data or --image.")
+    return Pictures(items, notes)
+
+
+def from_source(data: ImageSource, index: int) -> Picture:
+    """Picture `index` of a set, in its original size where it is a file."""
+    from rcdm_core.data.folder import ImageFolder
+    from rcdm_core.data.images import open_image
+
+    if isinstance(data, ImageFolder):
+        file = data.path(index)
+        return Picture(data.ids[index], data.names[index], lambda: open_image(file))
+
+    def draw() -> Image.Image:
+        return Image.fromarray(np.ascontiguousarray(data.get(index, DRAWN_SIDE).transpose(1, 2, 0)))
+
+    return Picture(data.ids[index], data.names[index], draw)
+
+
+def _given(image: Any) -> Pictures:
+    """The pictures that one `--image` stands for: a file, all of a folder, or a picture in memory."""
+    from rcdm_core.data.images import content_hash, open_image
+
+    if isinstance(image, (str, Path)):
+        path = Path(image)
+        if path.is_dir():
+            from rcdm_core.data.folder import ImageFolder
+
+            folder = ImageFolder(path)
+            found = held_out(folder, [], count=len(folder))
+            return Pictures(sorted(found, key=lambda picture: picture.name), found.notes)
+        if not path.exists():
+            raise RCDMError(f"There is no picture {path}; check the name given with --image.")
+        try:
+            open_image(path)
+        except UnreadableImage as error:
+            raise RCDMError(
+                f"{path} cannot be read as a picture ({error.reason}); give another one with --image."
+            ) from error
+        return Pictures([Picture(content_hash(path), path.name, lambda: open_image(path))])
+    picture = open_image(image) if isinstance(image, Image.Image) else _from_tensor(image)
+    digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
+    return Pictures([Picture(digest, f"picture {digest[:8]}", lambda: picture)])
+
+
+def _from_tensor(image: Any) -> Image.Image:
+    pixels = np.asarray(image)
+    fits = pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.dtype.kind == "f"
+    if not fits or not ((pixels >= 0) & (pixels <= 1)).all():
+        what = f"{type(image).__name__} of shape {pixels.shape}"
+        raise RCDMError(f"A picture is a file, a PIL image or a float tensor [3, H, W] in [0, 1], not a {what}.")
+    return Image.fromarray(np.round(pixels.transpose(1, 2, 0) * 255).astype(np.uint8))

@@ -1,0 +1,1 @@
+"""What a probe shows: picture grids and pages that need no other file."""

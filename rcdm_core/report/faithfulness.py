@@ -1,0 +1,68 @@
+"""The faithfulness probe's grid and page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rcdm_core.report.grid import GridRow, draw_grid, strip
+from rcdm_core.report.html import data_uri, number, write_page
+
+if TYPE_CHECKING:
+    from rcdm_core.probes.base import Context, Result
+
+MEASURES = {"mean_rank": ("mean rank", 1), "mrr": ("mean reciprocal rank", 3), "top1": ("first", 3)}
+
+
+def draw_rows(
+    path: Path, names: Sequence[str], rows: Sequence[dict[str, np.ndarray]], records: Sequence[dict[str, Any]]
+) -> Path:
+    """The first conditioning pictures, each beside its samples of every model."""
+    grid = [
+        GridRow(
+            label=[f"{i + 1}"],
+            picture=rows[0]["pictures"][i],
+            blocks=[row["samples"][i] for row in rows],
+            numbers=[[rank_text(record, name)] for name in names],
+        )
+        for i, record in enumerate(records)
+    ]
+    return draw_grid(
+        path, grid, titles=names, caption="beside each row: the picture's rank, seen from its first sample"
+    )
+
+
+def rank_text(record: dict[str, Any], name: str) -> str:
+    """The rank of the first sample among the originals."""
+    return f"rank {float(record['ranks'][name]['originals'][0]):g}"
+
+
+def write_report(
+    result: Result, context: Context, rows: Sequence[dict[str, np.ndarray]], records: Sequence[dict[str, Any]]
+) -> Path:
+    """report.html: the answer, table 1b, samples, how it was computed."""
+    pictures = [
+        {
+            "name": record["name"],
+            "picture": data_uri(rows[0]["pictures"][i]),
+            "cells": [
+                {"strip": data_uri(strip(row["samples"][i])), "rank": rank_text(record, name)}
+                for name, row in zip(context.names, rows, strict=True)
+            ],
+        }
+        for i, record in enumerate(records)
+    ]
+    return write_page(
+        result.add_file("report.html"),
+        "faithfulness.html.j2",
+        title="Faithfulness",
+        result=result.to_json(),
+        names=context.names,
+        measures=MEASURES,
+        pictures=pictures,
+        samples=context.params["samples"],
+        number=number,
+    )

@@ -1,0 +1,122 @@
+"""Grids of pictures with text in the margins, as in the paper's figures, drawn with Pillow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from rcdm_core.atomic import replacing
+
+CELL = 96  # pixels that a small picture is enlarged to, about
+GAP, BLOCK_GAP, MARGIN = 2, 14, 16
+_TEXT, _SMALL = 14, 12
+_INK, _PALE, _PAPER = (20, 24, 31), (92, 99, 112), (255, 255, 255)
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """label: lines, the first one darker. picture: [3, S, S]. blocks: [n, 3, S, S] for each model.
+
+    numbers: lines of text beside each block.
+    """
+
+    label: Sequence[str]
+    picture: np.ndarray
+    blocks: Sequence[np.ndarray]
+    numbers: Sequence[Sequence[str]]
+
+
+def to_pil(picture: np.ndarray) -> Image.Image:
+    """[3, H, W] in [0, 1] to a PIL RGB image."""
+    return Image.fromarray(np.round(np.clip(picture, 0, 1).transpose(1, 2, 0) * 255).astype(np.uint8))
+
+
+def strip(pictures: np.ndarray, gap: int = 1) -> np.ndarray:
+    """Pictures [n, 3, S, S] side by side: [3, S, n * S + (n - 1) * gap], white between them."""
+    n, _, height, width = pictures.shape
+    row = np.ones((3, height, n * width + (n - 1) * gap), np.float32)
+    for i, picture in enumerate(pictures):
+        row[:, :, i * (width + gap) : i * (width + gap) + width] = picture
+    return row
+
+
+def cell_side(sizes: Sequence[int]) -> int:
+    """The side at which pictures of these sizes are drawn: the largest one times a whole number, near CELL."""
+    largest = max(sizes)
+    return largest * max(1, round(CELL / largest))
+
+
+def draw_grid(
+    path: Path, rows: Sequence[GridRow], *, titles: Sequence[str], picture_title: str = "picture", caption: str = ""
+) -> Path:
+    """Write a PNG: for every row its label, its picture, and a block of samples and numbers for every model.
+
+    titles: one a block. caption: a line below. Raises RCDMError when the file cannot be written.
+    """
+    text, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_SMALL)
+    cell = cell_side([rows[0].picture.shape[-1], *(block.shape[-1] for block in rows[0].blocks)])
+    label_width = max(_width(line, text) for row in rows for line in row.label) + 12
+    number_widths = [
+        max([0, *(_width(line, small) + 14 for row in rows for line in row.numbers[b])]) for b in range(len(titles))
+    ]
+    block_widths = [len(block) * (cell + GAP) - GAP for block in rows[0].blocks]
+    block_widths = [max(w, _width(t, text) - n) for w, t, n in zip(block_widths, titles, number_widths, strict=True)]
+    # a title may be wider than its block of samples, and the numbers then start behind it
+    lefts, x = [], MARGIN + label_width + cell + BLOCK_GAP
+    for width, numbers in zip(block_widths, number_widths, strict=True):
+        lefts.append(x)
+        x += width + numbers + BLOCK_GAP
+    top = MARGIN + 26
+    width = max(x - BLOCK_GAP + MARGIN, 2 * MARGIN + _width(caption, small))
+    height = top + len(rows) * (cell + GAP) - GAP + MARGIN + (24 if caption else 0)
+    canvas = Image.new("RGB", (int(width), int(height)), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((MARGIN + label_width, MARGIN), picture_title, font=text, fill=_PALE)
+    for left, title in zip(lefts, titles, strict=True):
+        draw.text((left, MARGIN), title, font=text, fill=_INK)
+    for r, row in enumerate(rows):
+        y = top + r * (cell + GAP)
+        _lines(draw, (MARGIN, y + cell / 2), row.label, text, first=_INK, rest=_PALE)
+        _paste(canvas, row.picture, (MARGIN + label_width, y), cell)
+        for left, block, lines in zip(lefts, row.blocks, row.numbers, strict=True):
+            for k, picture in enumerate(block):
+                _paste(canvas, picture, (left + k * (cell + GAP), y), cell)
+            _lines(draw, (left + len(block) * (cell + GAP) + 10, y + cell / 2), lines, small, first=_INK, rest=_PALE)
+    if caption:
+        draw.text((MARGIN, height - MARGIN - 14), caption, font=small, fill=_PALE)
+    with replacing(path) as temporary:
+        canvas.save(temporary, format="PNG", compress_level=4)
+    return path
+
+
+def _paste(canvas: Image.Image, picture: np.ndarray, corner: tuple[float, float], cell: int) -> None:
+    image = to_pil(picture)
+    if image.width != cell:
+        image = image.resize((cell, cell), Image.Resampling.BICUBIC)
+    canvas.paste(image, (int(corner[0]), int(corner[1])))
+
+
+def _lines(
+    draw: ImageDraw.ImageDraw,
+    left_middle: tuple[float, float],
+    lines: Sequence[str],
+    font: Font,
+    *,
+    first: tuple[int, int, int],
+    rest: tuple[int, int, int],
+) -> None:
+    """Lines of text, centred vertically on a point."""
+    step = 18
+    y = left_middle[1] - step * len(lines) / 2 + 1
+    for i, line in enumerate(lines):
+        draw.text((left_middle[0], y + i * step), line, font=font, fill=rest if i else first)
+
+
+def _width(line: str, font: Font) -> int:
+    return int(np.ceil(font.getlength(line)))

@@ -1,0 +1,81 @@
+"""Intervals against scipy's, and against how often they hold the truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rcdm_core.metrics import bootstrap
+from rcdm_core.metrics.bootstrap import MIN_IMAGES, bootstrap_mean, bootstrap_ratio, wilson
+
+
+def test_mean_agrees_with_scipy() -> None:
+    values = np.random.default_rng(0).gamma(2.0, size=80)
+    ours = bootstrap_mean(values, resamples=20_000)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
+    assert ours.value == pytest.approx(values.mean()) and ours.n == 80
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_ratio_of_sums_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(1)
+    bottom = rng.uniform(0.5, 2, 60)
+    top = 0.7 * bottom + 0.2 * rng.standard_normal(60)
+    ours = bootstrap_ratio(top, bottom, resamples=20_000)
+    theirs = stats.bootstrap(
+        (top, bottom),
+        lambda a, b, axis=-1: a.sum(axis) / b.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
+    assert ours.value == pytest.approx(top.sum() / bottom.sum())
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.005)
+
+
+def test_coverage_is_near_the_level() -> None:
+    rng = np.random.default_rng(2)
+    hits = 0
+    for trial in range(300):
+        estimate = bootstrap_mean(rng.standard_normal(40), seed=trial, resamples=400)
+        assert estimate.low is not None and estimate.high is not None
+        hits += estimate.low <= 0 <= estimate.high
+    assert 0.89 <= hits / 300 <= 0.98
+
+
+def test_same_seed_same_interval_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(3).random(50)
+    first = bootstrap_mean(values, seed=7)
+    assert first == bootstrap_mean(values, seed=7) != bootstrap_mean(values, seed=8)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 1000)
+    assert first == bootstrap_mean(values, seed=7)
+
+
+def test_nan_is_left_out_and_few_images_have_no_interval() -> None:
+    values = np.array([1.0, np.nan, 3.0])
+    estimate = bootstrap_mean(values)
+    assert (estimate.value, estimate.low, estimate.high, estimate.n) == (2.0, None, None, 2)
+    assert not estimate.has_interval
+    assert bootstrap_mean(np.arange(MIN_IMAGES)).has_interval
+    empty = bootstrap_mean(np.array([np.nan]))
+    assert math.isnan(empty.value) and empty.as_json()["value"] is None
+    assert math.isnan(bootstrap_ratio(np.ones(9), np.zeros(9)).value)
+
+
+def test_wilson_agrees_with_scipy() -> None:
+    for successes, n in ((0, 20), (3, 20), (20, 20), (77, 512)):
+        theirs = stats.binomtest(successes, n).proportion_ci(method="wilson")
+        ours = wilson(successes, n)
+        assert (ours.value, ours.low, ours.high) == pytest.approx((successes / n, theirs.low, theirs.high), abs=1e-12)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="one length"):
+        bootstrap_ratio(np.ones(3), np.ones(4))
+    with pytest.raises(ValueError, match="successes"):
+        wilson(5, 4)

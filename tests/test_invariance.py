@@ -1,0 +1,328 @@
+"""The invariance probe against models whose truth is known, and its transforms against what they say they do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_rcdm import FakeRCDM, discs
+from PIL import Image
+
+import rcdm_core
+from rcdm_core.data.shapes import Shapes
+from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.attributes import measure
+from rcdm_core.metrics.bootstrap import Estimate
+from rcdm_core.probes.base import Result
+from rcdm_core.probes.pictures import squared
+from rcdm_core.probes.transforms import TRANSFORMS, Original, pick, transformed
+from rcdm_core.probes.verdicts import Evidence, judge
+
+ROWS = "vertical-shift,zoom-out,grayscale,color-jitter,blur"
+DATA = Shapes(130, seed=3)
+
+
+def run(models: list[FakeRCDM], out: Path, **arguments: Any) -> Result:
+    settings: dict[str, Any] = {"data": DATA, "transform": ROWS, "samples": 4, "count": 6, "pool": 100} | arguments
+    return rcdm_core.run_probe("invariance", models=models, out=out, **settings)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    colorless = FakeRCDM("no-color", forgets=["object", "background"])
+    placeless = FakeRCDM("no-position", forgets=["position"])
+    models = [FakeRCDM("all"), colorless, placeless, FakeRCDM("deaf", deaf=True)]
+    return run(models, tmp_path_factory.mktemp("invariance"))
+
+
+def verdicts(result: Result, name: str) -> dict[tuple[str, str], str]:
+    transforms = result.aggregates[name]["transforms"]
+    return {
+        (transform, attribute): response["verdict"]
+        for transform, entry in transforms.items()
+        for attribute, response in entry["responses"].items()
+    }
+
+
+ASKED = [
+    ("vertical-shift", "position"),
+    ("zoom-out", "size"),
+    ("grayscale", "saturation"),
+    ("color-jitter", "object color"),
+    ("color-jitter", "background color"),
+]
+
+
+def test_verdicts_are_the_truth(result: Result) -> None:
+    assert [verdicts(result, "all")[key] for key in ASKED] == ["follows"] * 5
+    assert [verdicts(result, "no-color")[key] for key in ASKED] == [
+        "follows",
+        "follows",
+        "ignores",
+        "ignores",
+        "ignores",
+    ]
+    assert [verdicts(result, "no-position")[key] for key in ASKED] == [
+        "ignores",
+        "follows",
+        "follows",
+        "follows",
+        "follows",
+    ]
+
+
+def test_a_generator_that_ignores_h_is_not_taken_for_a_blind_encoder(result: Result) -> None:
+    found = verdicts(result, "deaf")
+    assert "ignores" not in [found[key] for key in ASKED]
+    assert [found[key] for key in ASKED if key[0] != "grayscale"] == ["generator"] * 4
+    retention = result.aggregates["deaf"]["rendered_retention"]
+    assert all(value is None or value["low"] < 0.3 for value in retention.values())
+
+
+def test_what_a_transform_does_not_move_gets_no_response(result: Result) -> None:
+    found = verdicts(result, "all")
+    assert found["vertical-shift", "background color"] == "not moved"
+    assert found["grayscale", "object color"] == "not measurable"
+    assert found["grayscale", "brightness"] == "not moved"  # luma is kept
+
+
+def test_responses_and_distances(result: Result) -> None:
+    shift = result.aggregates["all"]["transforms"]["vertical-shift"]
+    assert shift["responses"]["position"]["real_shift"] == pytest.approx(0.15, abs=0.01)
+    rendered = shift["responses"]["position"]["rendered"]
+    assert rendered["value"] == pytest.approx(1, abs=0.02) and rendered["low"] <= rendered["value"] <= rendered["high"]
+    assert rendered["n"] == 6
+    jitter = result.aggregates["no-color"]["transforms"]["color-jitter"]
+    assert (
+        jitter["dh_relative"]["value"]
+        < 0.02
+        < result.aggregates["all"]["transforms"]["color-jitter"]["dh_relative"]["value"]
+    )
+    assert result.aggregates["all"]["rendered_retention"]["position"]["value"] == pytest.approx(1, abs=0.02)
+
+
+def test_the_answer_says_it_in_words(result: Result) -> None:
+    by_name = {sentence.split()[0]: sentence for sentence in result.answer}
+    assert "keeps vertical position and size" in by_name["no-color"]
+    assert "does not keep color as against gray, object color and background color" in by_name["no-color"]
+    assert "without the generator drawing it" in by_name["deaf"]
+
+
+def test_the_output(result: Result) -> None:
+    stored = json.loads((result.out / "result.json").read_text())
+    assert stored["schema_version"] == 1 and stored["complete"] and stored["probe"] == "invariance"
+    assert stored["arguments"]["seed"] == 0 and stored["arguments"]["transform"] == ROWS
+    assert len(stored["images"]) == 6 and all(len(image["sha256"]) == 64 for image in stored["images"])
+    assert [model["name"] for model in stored["models"]] == ["all", "no-color", "no-position", "deaf"]
+    assert {"rcdm", "torch", "numpy"} <= set(stored["versions"])
+    assert sorted(stored["files"]) == [
+        "invariance-001.png",
+        *(f"invariance-00{i}.png" for i in range(2, 7)),
+        "report.html",
+    ]
+    assert all((result.out / name).stat().st_size > 1000 for name in stored["files"])
+    assert "NaN" not in (result.out / "result.json").read_text()
+
+
+def test_rows_and_models_share_noise_and_a_run_repeats(tmp_path: Path) -> None:
+    first = run([FakeRCDM("a"), FakeRCDM("b")], tmp_path / "1", count=2, pool=0, transform="flip")
+    again = run([FakeRCDM("a")], tmp_path / "2", count=2, pool=0, transform="flip")
+    assert first.aggregates["a"] == first.aggregates["b"] == again.aggregates["a"]
+    other = run([FakeRCDM("a")], tmp_path / "3", count=2, pool=0, transform="flip", seed=1)
+    assert other.to_json()["images"][0]["models"] != again.to_json()["images"][0]["models"]
+
+
+def test_one_picture_has_no_interval_and_says_so(tmp_path: Path) -> None:
+    picture = Image.fromarray(DATA.get(0, 200).transpose(1, 2, 0))
+    picture.save(tmp_path / "one.png")
+    picture.save(tmp_path / "copy.png")
+    result = run(
+        [FakeRCDM("all")], tmp_path / "out", images=[tmp_path / "one.png", tmp_path / "copy.png"], transform="flip"
+    )
+    assert len(result.images) == 1
+    response = result.aggregates["all"]["transforms"]["flip"]["responses"]["position"]
+    assert response["rendered"]["low"] is None and response["verdict"] == "follows"
+    assert any("too few for intervals" in note for note in result.notes)
+    assert any("1 of the 2 pictures given is the same" in note for note in result.notes)
+
+
+def test_pictures_in_memory_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    Image.fromarray(DATA.get(1, 80).transpose(1, 2, 0)).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_text("no picture")
+    tensor = DATA.get(2, 50).astype(np.float32) / 255
+    images = [tmp_path / "in", Image.fromarray(DATA.get(3, 40).transpose(1, 2, 0)), tensor]
+    result = run([FakeRCDM("all")], tmp_path / "out", images=images, transform="flip", data=None)
+    assert [image["name"].split()[0] for image in result.images] == ["a.png", "picture", "picture"]
+    assert any("b.png" in note for note in result.notes)
+
+
+def test_trained_on_is_said_and_avoided(tmp_path: Path) -> None:
+    trained = sorted(DATA.ids)[:20]
+    model = FakeRCDM("all", trained=trained)
+    result = run([model], tmp_path / "1", count=3, pool=0, transform="flip")
+    assert [image["sha256"] for image in result.images] == sorted(DATA.ids)[20:23]
+    picture = DATA.get(0, 64).astype(np.float32) / 255
+    given = run([model], tmp_path / "2", images=[picture], pool=0, transform="flip")
+    model.trained = {given.images[0]["sha256"]}
+    seen = run([model], tmp_path / "3", images=[picture], pool=0, transform="flip")
+    assert seen.provenance["pictures"][0]["trained_on"] == {"all": True}
+    assert any("all was trained on 1 of the 1 pictures" in note for note in seen.notes)
+    with pytest.raises(RCDMError, match="trained on"):
+        run([FakeRCDM("all", trained=DATA.ids)], tmp_path / "4")
+
+
+def test_provenance_is_on_disk_before_the_compute(tmp_path: Path) -> None:
+    model = FakeRCDM("all")
+
+    def interrupt() -> None:
+        stored = json.loads((tmp_path / "result.json").read_text())
+        assert not stored["complete"] and stored["pictures"] and stored["command"].startswith("rcdm probe invariance")
+        raise KeyboardInterrupt
+
+    model.before_sampling = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        run([model], tmp_path)
+    assert not json.loads((tmp_path / "result.json").read_text())["complete"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"transform": "zoom-inn"}, "zoom-in"),
+        ({"transform": "flip,flip"}, "twice"),
+        ({"strength": 0.0}, "strength"),
+        ({"strength": 4}, "strength"),
+        ({"samples": 0}, "samples"),
+        ({"colour": 1}, "transform"),
+        ({"images": ["nowhere.png"]}, "nowhere.png"),
+        ({"images": [np.zeros((3, 4, 4), np.uint8)]}, "float tensor"),
+        ({"steps": 0}, "--sampling-steps"),
+    ],
+)
+def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RCDMError, match=message):
+        run([FakeRCDM("all")], tmp_path, **arguments)
+
+
+def test_unknown_probe_and_no_model(tmp_path: Path) -> None:
+    with pytest.raises(RCDMError, match="invariance"):
+        rcdm_core.run_probe("invarianze", models=[FakeRCDM("all")], out=tmp_path)
+    with pytest.raises(RCDMError, match="--model"):
+        rcdm_core.run_probe("invariance", models=[], out=tmp_path)
+
+
+# transforms
+
+DISC = np.array([[0.9, 0.8, 0.7, 0.1, 0.2, 0.6, 0.18, 0.4, 0.62]])
+
+
+def original(row: np.ndarray = DISC, size: int = 256) -> Original:
+    pixels = np.round(discs(row, size)[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    return Original(Image.fromarray(pixels), (row[0, 7], row[0, 8]))
+
+
+def after(name: str, strength: float = 1.0, seed: int = 0, of: Original | None = None) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    picture = transformed(TRANSFORMS[name], of or original(), strength=strength, generator=generator)
+    assert picture.mode == "RGB" and picture.width == picture.height
+    pixels = np.asarray(picture).transpose(2, 0, 1)[None] / 255
+    return {key: values[0] for key, values in measure(pixels).items()}
+
+
+def test_shifts_move_towards_room_by_what_they_say() -> None:
+    assert after("vertical-shift")["position"] == pytest.approx([0.4, 0.62 - 0.15], abs=0.004)
+    assert after("horizontal-shift")["position"] == pytest.approx([0.4 + 0.15, 0.62], abs=0.004)
+    assert after("vertical-shift", 0.5)["position"] == pytest.approx([0.4, 0.62 - 0.075], abs=0.004)
+
+
+def test_zooms_scale_about_the_object() -> None:
+    before = measure(np.asarray(original().picture).transpose(2, 0, 1)[None] / 255)["size"][0]
+    for name, factor in (("zoom-in", 1.25), ("zoom-out", 0.8)):
+        found = after(name)
+        assert found["size"] == pytest.approx(before * factor, rel=0.01)
+        assert found["position"] == pytest.approx([0.4, 0.62], abs=0.004)
+
+
+def test_flip_rotation_gray_and_jitter() -> None:
+    assert after("flip")["position"] == pytest.approx([0.6, 0.62], abs=0.004)
+    angle, (x, y) = np.radians(30), (-0.1, 0.12)
+    turned = [0.5 + x * np.cos(angle) + y * np.sin(angle), 0.5 - x * np.sin(angle) + y * np.cos(angle)]
+    assert after("rotation")["position"] == pytest.approx(turned, abs=0.004)
+    plain = measure(np.asarray(original().picture).transpose(2, 0, 1)[None] / 255)
+    gray = after("grayscale")
+    assert gray["saturation"][0] == 0 and gray["brightness"] == pytest.approx(plain["brightness"][0], abs=0.003)
+    assert after("grayscale", 0.5)["saturation"] == pytest.approx(plain["saturation"][0] / 2, abs=0.01)
+    turns = set()
+    for seed in range(8):
+        jittered = after("color-jitter", seed=seed)
+        turn = np.degrees(np.arccos(np.clip(jittered["object color"] @ plain["object color"][0], -1, 1)))
+        assert 85 <= turn <= 149
+        assert jittered["position"] == pytest.approx([0.4, 0.62], abs=0.01)
+        turns.add(round(turn))
+    assert len(turns) > 4
+    assert np.array_equal(after("color-jitter", seed=3)["object color"], after("color-jitter", seed=3)["object color"])
+
+
+def test_blur_softens_and_moves_nothing() -> None:
+    sharp, soft = (
+        np.asarray(p).astype(float)
+        for p in (original().picture, transformed(TRANSFORMS["blur"], original(), generator=np.random.default_rng()))
+    )
+    assert np.abs(np.diff(soft, axis=1)).max() < 0.3 * np.abs(np.diff(sharp, axis=1)).max()
+    assert after("blur")["position"] == pytest.approx([0.4, 0.62], abs=0.004)
+
+
+def test_outside_is_the_edge_or_white() -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[0] = (200, 10, 10)
+    generator = np.random.default_rng(0)
+    for white, expected in ((False, (200, 10, 10)), (True, (255, 255, 255))):
+        thing = Original(Image.fromarray(pixels), (0.5, 0.2), white)
+        shifted = np.asarray(transformed(TRANSFORMS["vertical-shift"], thing, generator=generator))
+        assert tuple(shifted[3, 32]) == expected and tuple(shifted[10, 32]) == (200, 10, 10)
+
+
+def test_squares() -> None:
+    wide = Image.new("RGB", (60, 30), "red")
+    assert squared(wide, "crop").size == (30, 30)
+    padded = np.asarray(squared(wide, "pad"))
+    assert padded.shape == (60, 60, 3) and (padded[:15] == 255).all() and (padded[15:45] == (255, 0, 0)).all()
+    assert squared(Image.new("RGB", (3000, 2000)), "crop").size == (1024, 1024)
+
+
+def test_pick() -> None:
+    assert [t.name for t in pick("all")] == list(TRANSFORMS)
+    assert [t.name for t in pick("Zoom_in, flip")] == ["zoom-in", "flip"] == [t.name for t in pick(["zoom-in", "flip"])]
+
+
+# verdicts
+
+
+def estimate(value: float, width: float = 0.02) -> Estimate:
+    return Estimate(value, value - width, value + width, 50)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "code"),
+    [
+        (Evidence(estimate(0.9)), "follows"),
+        (Evidence(estimate(0.6, 0.2)), "cannot tell"),
+        (Evidence(estimate(0.4)), "partly"),
+        (Evidence(estimate(0.05)), "cannot tell"),
+        (Evidence(estimate(0.05), dh=estimate(0.005, 0.001)), "ignores"),
+        (Evidence(estimate(0.05), dh=estimate(0.5)), "cannot tell"),
+        (Evidence(estimate(0.05), estimate(0.9), estimate(0.005, 0.001), r2=0.9), "generator"),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.1), "ignores"),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.8, drawn=estimate(0.9)), "ignores"),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.8, drawn=estimate(0.1)), "cannot tell"),
+        (Evidence(estimate(0.05), estimate(0.3, 0.3), estimate(0.5), r2=0.1), "cannot tell"),
+        (Evidence(estimate(-0.8)), "cannot tell"),
+        (Evidence(Estimate(0.1, None, None, 1), dh=Estimate(0.01, None, None, 1)), "ignores"),
+    ],
+)
+def test_judgement(evidence: Evidence, code: str) -> None:
+    assert judge(evidence).code == code
