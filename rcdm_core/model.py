@@ -171,7 +171,7 @@ class RCDM:
         return torch.cat(parts) if parts else torch.zeros(0, self.h_dim)
 
     def _reader(self, images: Sequence[Any] | ImageSource) -> Callable[[int], np.ndarray]:
-        from rcdm_core.data.images import fit_image, open_image
+        from rcdm_core.data.images import read_array
         from rcdm_core.data.source import ImageSource
 
         size = self.encoder.image_size
@@ -179,7 +179,7 @@ class RCDM:
             source = images
             return lambda index: source.get(index, size)
         files, fit = images, self.config.data.fit if self.config.data is not None else "crop"
-        return lambda index: fit_image(open_image(files[index]), size, fit)
+        return lambda index: read_array(files[index], size, fit)
 
     # h -> images
 

@@ -5,7 +5,7 @@ Sample number n = step x batch_size + i of the whole training is drawn alike how
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -74,13 +74,13 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         rows = self._rows_of(step * self.batch_size + self.positions)
         flips = self._flips(step)
-        pixels = self.read_pixels(rows)
+        pixels, rows = self.read_pixels(rows)
         pixels = np.where(flips[:, None, None, None], pixels[..., ::-1], pixels)
         x0 = torch.from_numpy(pixels).float().div_(127.5).sub_(1)
         h = self.dataset.h[rows][np.arange(len(rows)), flips.astype(np.int64)]
         return Batch(x0, self._noise(step, x0.shape[1:]), self._timesteps(step), torch.from_numpy(h))
 
-    def prefetched(self, steps: Iterable[int]) -> Iterator[Batch]:
+    def prefetched(self, steps: Iterable[int]) -> Generator[Batch, None, None]:
         """The batches of `steps`, assembled by a thread while the ones before them are trained on."""
         with ThreadPoolExecutor(1, "batches") as pool:
             yield from map_ahead(pool, self, steps, _PREFETCH)

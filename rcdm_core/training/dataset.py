@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from rcdm_core.atomic import make_folder, replacing
-from rcdm_core.data.source import check_readable_share
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.progress import Reporter
 from rcdm_core.training import pixels, representations
@@ -36,19 +35,11 @@ _BATCH = 32
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """An image that cannot be read: its name relative to the data's root, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Dataset:
     """What training reads: N rows, one per image, ordered by content id.
 
     `h` [N, flips, dim] float32; `pixels` [N, 3, S, S] uint8 cached, or None (decode when needed);
-    `order` [N]: the row's index in `source`; `readable` [N] bool.
+    `order` [N]: the row's index in `source`; `readable` [N] bool. What could not be read is in `source.skipped`.
     """
 
     source: ImageSource
@@ -57,7 +48,6 @@ class Dataset:
     readable: np.ndarray
     h: Rows
     pixels: Rows | None
-    skipped: list[Skipped]
 
 
 def content_order(ids: list[str]) -> np.ndarray:
@@ -95,12 +85,14 @@ def prepare(
         work.run(h_path if h is None else None, pixels_path if want_pixels else None, fingerprint, reporter)
         h = h or Rows(h_path)
         cached = Rows(pixels_path) if want_pixels else cached
-    readable = h.beside("readable").astype(bool)
-    skipped = [Skipped(*entry) for entry in json.loads(h.beside("skipped").tobytes())]
-    if cached is not None:
-        readable &= cached.beside("readable").astype(bool)
-    check_readable_share(int((~readable).sum()), len(order))
-    return Dataset(source, image_size, order, readable, h, cached, skipped)
+    readable = np.ones(len(order), bool)
+    for rows in (h, cached) if cached is not None else (h,):
+        reasons = json.loads(rows.beside("unreadable").tobytes())
+        for row, reason in reasons.items():
+            readable[int(row)] = False
+            source.report_unreadable(int(order[int(row)]), reason)
+    source.check_readable()
+    return Dataset(source, image_size, order, readable, h, cached)
 
 
 class _Pass:
@@ -120,9 +112,7 @@ class _Pass:
 
     def run(self, h_path: Path | None, pixels_path: Path | None, fingerprint: Fingerprint, reporter: Reporter) -> None:
         """Write the files that are not None."""
-        readable = np.zeros(len(self.order), np.uint8)
-        skipped: list[tuple[str, str]] = []
-        names = self.source.names
+        unreadable: dict[int, str] = {}
         reporter.start(len(self.order), "reading and encoding the images", unit="image")
         with contextlib.ExitStack() as stack:
             # Entered in this order, the pixels are renamed first: once h exists, the whole pass is known to be done.
@@ -131,18 +121,16 @@ class _Pass:
             pixel_file = self._writer(stack, pixels_path, "pixels", (3, size, size), np.uint8)
             for start, pictures in self._batches(encoding=h_file is not None, drawing=pixel_file is not None):
                 for row, (_, _, reason) in enumerate(pictures, start):
-                    index = int(self.order[row])
-                    readable[row] = reason is None
                     if reason is not None:
-                        self.source.report_unreadable(index, reason)
-                        skipped.append((names[index], reason))
+                        self.source.report_unreadable(int(self.order[row]), reason)
+                        unreadable[row] = reason
                 if h_file is not None:
                     h_file.append(self._encode([picture for picture, _, _ in pictures]))
                 if pixel_file is not None:
                     pixel_file.append(np.stack([picture for _, picture, _ in pictures]))
                 reporter.update(len(pictures))
-            check_readable_share(len(skipped), len(self.order))
-            beside = {"readable": readable, "skipped": np.frombuffer(json.dumps(skipped).encode(), np.uint8)}
+            self.source.check_readable()
+            beside = {"unreadable": np.frombuffer(json.dumps(unreadable).encode(), np.uint8)}
             if pixel_file is not None:
                 pixel_file.finish(beside, {})
             if h_file is not None:

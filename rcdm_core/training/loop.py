@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -51,10 +52,11 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
     reporter = progress or Reporter()
     device = resolve_device(config.device)
     setup = set_up(config, device, reporter)
-    reader = PixelReader(setup.dataset, reading_threads())
+    reader = PixelReader(setup.dataset, setup.train_rows, reading_threads())
     try:
         # Dropout is seeded for each step; the caller's generators are none of our business.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        gpu = [] if device.type != "cuda" else [torch.cuda.current_device() if device.index is None else device.index]
+        with torch.random.fork_rng(gpu):
             return Trainer(config, setup, device, reader, reporter).run()
     finally:
         reader.close()
@@ -108,12 +110,13 @@ class Trainer:
         self.reporter.start(total, "training", unit=unit)
         self.reporter.update(self.counters.step if self.config.steps else self.counters.seconds)
         steps = range(self.counters.step, self.config.steps or 2**62)
-        with StopRequests() as stop:
-            for batch in batches.prefetched(steps):
+        with StopRequests() as stop, contextlib.closing(batches.prefetched(steps)) as upcoming:
+            for batch in upcoming:
                 self._step(batch)
                 if stop.requested or self._finished():
                     break
-                if self.counters.step - self._last_save >= self.config.save_every:
+                # Not while steps are being skipped: what is kept should be from before the trouble began.
+                if self.counters.in_a_row == 0 and self.counters.step - self._last_save >= self.config.save_every:
                     self.save()
             self.save(preview=not stop.requested)
         self.reporter.finish()
@@ -214,12 +217,11 @@ class Trainer:
         """State, then bundle, then preview: a crash in between leaves the older of what comes later."""
         if self.counters.step % LOG_EVERY:
             self._write_log()
-        if self.counters.in_a_row == 0:
-            self.counters.log_bytes = (self.setup.run / "log.jsonl").stat().st_size
-            setup = self.setup
-            parts = (self.network, self.ema, self.optimizer, self.counters)
-            save_state(setup.run, *parts, setup.identity, setup.encoder_tensors())
-            self._last_save = self.counters.step
+        setup = self.setup
+        self.counters.log_bytes = (setup.run / "log.jsonl").stat().st_size
+        parts = (self.network, self.ema, self.optimizer, self.counters)
+        save_state(setup.run, *parts, setup.identity, setup.encoder_tensors())
+        self._last_save = self.counters.step
         model = self._save_bundle()
         every = self.config.preview_every
         due = every is None or (every > 0 and self.counters.step - self._last_preview >= every)
@@ -274,7 +276,8 @@ class Trainer:
 
     def _preview(self, model: RCDM) -> None:
         rows = (self.setup.held_out_rows if len(self.setup.held_out_rows) else self.setup.train_rows)[:PREVIEW_ROWS]
-        real = torch.from_numpy(self.reader(rows)).float() / 255
+        pixels, rows = self.reader(rows)
+        real = torch.from_numpy(pixels).float() / 255
         h = torch.from_numpy(self.setup.dataset.h[rows][:, 0])
         samples = model.sample(
             h, PREVIEW_SAMPLES, seed=self.config.seed, steps=PREVIEW_STEPS, precision=self.config.precision

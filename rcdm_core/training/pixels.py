@@ -35,35 +35,37 @@ def open_cached(path: Path, rows: int) -> Rows | None:
 
 
 class PixelReader:
-    """Pixels of a Dataset's rows. Close it to end its threads."""
+    """Pixels of a Dataset's rows. `train_rows`, ascending, may stand in for others. Close it to end its threads."""
 
-    def __init__(self, dataset: Dataset, threads: int) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: Dataset, train_rows: np.ndarray, threads: int) -> None:
+        self._dataset, self._train_rows = dataset, train_rows
         self._pool = ThreadPoolExecutor(threads, "decode") if dataset.pixels is None else None
 
-    def __call__(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """uint8 [B, 3, S, S] of the rows.
+    def __call__(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels uint8 [B, 3, S, S], and the rows [B] that they are of.
 
-        A file that has become unreadable since the first pass is replaced by the next readable row, so that it cannot
-        end a long run. Raises RCDMError when many files in a row have gone.
+        These are `rows`, but a file that has become unreadable since the first pass is replaced by the next training
+        row that can be read, so that it cannot end a long run. Raises RCDMError when many in a row have gone.
         """
+        rows = np.asarray(rows, np.int64)
         if self._dataset.pixels is not None:
-            return self._dataset.pixels[np.asarray(rows)]
+            return self._dataset.pixels[rows], rows
         assert self._pool is not None
-        return np.stack(list(self._pool.map(self._decode, map(int, rows))))
+        found = list(self._pool.map(self._decode, map(int, rows)))
+        return np.stack([picture for picture, _ in found]), np.array([row for _, row in found])
 
-    def _decode(self, row: int) -> np.ndarray:
+    def _decode(self, row: int) -> tuple[np.ndarray, int]:
         data = self._dataset
+        next_place = int(np.searchsorted(self._train_rows, row, side="right"))
         for attempt in range(_ATTEMPTS):
-            candidate = (row + attempt) % len(data.order)
-            if not data.readable[candidate]:
-                continue
+            stand_in = self._train_rows[(next_place + attempt - 1) % len(self._train_rows)]
+            candidate = row if attempt == 0 else int(stand_in)
             index = int(data.order[candidate])
             try:
-                return data.source.get(index, data.image_size)
+                return data.source.get(index, data.image_size), candidate
             except UnreadableImage as error:
                 data.source.report_unreadable(index, error.reason)
-        raise RCDMError(f"The images of {data.source.describe().get('path')} can no longer be read; is it still there?")
+        raise RCDMError(f"The images of {data.source.describe()['path']} can no longer be read; are they still there?")
 
     def close(self) -> None:
         """End the decoding threads."""

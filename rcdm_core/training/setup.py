@@ -203,7 +203,7 @@ def _provider_record(
 
 
 def _tell_skipped(run: Path, dataset: Dataset, reporter: Reporter) -> None:
-    lines = [f"{entry.name}: {entry.reason}" for entry in dataset.skipped]
+    lines = [f"{name}: {reason}" for name, reason in dataset.source.skipped]
     if lines:
         replace_text(run / "skipped.txt", "\n".join(lines) + "\n")
         more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""

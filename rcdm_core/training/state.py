@@ -92,8 +92,6 @@ def save_state(
     """
     root = run / "training"
     name = f"state-{counters.step:08d}"
-    if pointed_to(run) == name:
-        return root / name
 
     def fill(folder: Path) -> None:
         save_file(_contiguous(network.state_dict()), folder / "weights.safetensors")
@@ -103,8 +101,9 @@ def save_state(
         text = json.dumps({"format": _FORMAT, "counters": asdict(counters), "identity": identity}, indent=1)
         (folder / "state.json").write_text(text, encoding="utf-8")
 
-    create_folder(root / name, fill)
-    replace_text(root / _POINTER, name + "\n")
+    if pointed_to(run) != name:
+        create_folder(root / name, fill)
+        replace_text(root / _POINTER, name + "\n")
     for folder in root.glob("*state-*"):
         if folder.name != name:
             shutil.rmtree(folder, ignore_errors=True)
@@ -153,7 +152,11 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, ten
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, entry = key.rsplit("/", 1)
-        by_parameter.setdefault(name, {})[entry] = value
+        parameter = network.get_parameter(name)
+        if value.shape == parameter.shape:
+            # The fused optimizer walks through memory: the moments must be laid out (channels last) as the weights are.
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        by_parameter.setdefault(name, {})[entry] = value.detach()
     state = optimizer.state_dict()
     names = [name for name, _ in network.named_parameters()]
     state["state"] = {index: by_parameter[name] for index, name in enumerate(names) if name in by_parameter}
