@@ -137,7 +137,9 @@ def run(
     folder = Path(out)
     models = []
     for number, provider in enumerate(providers, 1):
-        reporter.log(f"{number} of 2: training an RCDM for {provider.name} ({provider.summary}), {minutes / 2:g} minutes.")
+        reporter.log(
+            f"{number} of 2: training an RCDM for {provider.name} ({provider.summary}), {minutes / 2:g} minutes."
+        )
         path = _train(provider, folder / provider.name, minutes / 2, seed, device, precision, reporter)
         models.append(rcdm_core.load(path, str(resolve_device(device))))
     reporter.log("Probing what both kept.")
@@ -225,7 +227,10 @@ def check(claims: Sequence[Claim]) -> str:
     if not wrong:
         return f"All {len(claims)} conclusions are what the two encoders were built to do."
     said = listed(
-        [f"{claim.provider} {claim.truth} {IN_WORDS[claim.attribute]} (concluded: {claim.conclusion})" for claim in wrong]
+        [
+            f"{claim.provider} {claim.truth} {IN_WORDS[claim.attribute]} (concluded: {claim.conclusion})"
+            for claim in wrong
+        ]
     )
     return f"{len(wrong)} of {len(claims)} conclusions are not the truth: {said}."
 

@@ -94,5 +94,3 @@ def _file_names(pictures: Sequence[Picture | None]) -> list[str]:
             name, number = f"{stem}-{number}", number + 1
         names.append(name)
     return names
-
-

@@ -111,7 +111,10 @@ def test_a_users_error_is_one_sentence_and_exit_code_2() -> None:
 def test_an_unexpected_error_says_how_to_see_the_traceback_and_is_exit_code_1() -> None:
     run = raising(ZeroDivisionError("float division\nby zero"))
     assert run().exit_code == 1
-    assert run().output == "Error: Unexpected ZeroDivisionError: float division; the same command with --debug shows where.\n"
+    assert (
+        run().output
+        == "Error: Unexpected ZeroDivisionError: float division; the same command with --debug shows where.\n"
+    )
     assert "Traceback" in run("--debug").output and "--debug" not in run("--debug").output.splitlines()[-1]
 
 
@@ -134,7 +137,9 @@ def test_errors_go_to_stderr() -> None:
 def test_wrong_usage_is_one_sentence_too() -> None:
     assert "rcdm train --help" in error_of("train", "--no-such-option")
     assert "--provider" in error_of("train")
-    assert "nonsense" in error_of("nonsense")
+    assert "there are demo, providers" in error_of("nonsense")
+    assert "did you mean sample?" in error_of("sampel")
+    assert "did you mean check?" in error_of("providers", "chek")
     assert "NAME=VALUE" in error_of("train", "--provider", "none", "--provider-option", "size")
 
 
@@ -245,7 +250,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rcdm_core.presets import PRESETS
 
     folder = tmp_path_factory.mktemp("work")
-    unet = {"image_size": 16, "model_channels": 32, "num_res_blocks": 1, "channel_mult": (1,), "attention_resolutions": ()}
+    unet = {
+        "image_size": 16,
+        "model_channels": 32,
+        "num_res_blocks": 1,
+        "channel_mult": (1,),
+        "attention_resolutions": (),
+    }
     small = dataclasses.replace(PRESETS["tiny-32"], name="small", unet=unet)
     arguments = "--provider shapes-no-color --data shapes:40 --steps 1 --batch-size 2 --held-out 20 --preview-every 0"
     with pytest.MonkeyPatch.context() as patch:
@@ -310,7 +321,7 @@ def test_probe_lists_and_runs(trained: Path, tmp_path: Path) -> None:
     listed = json.loads(rcdm("probe", "--json").output)
     assert {"invariance", "faithfulness"} <= {entry["name"] for entry in listed}
     assert "figures 3, 25 and 26" in rcdm("probe").output
-    small = "--transform flip --samples 1 --count 1 --pool 2 --sampling-steps 1".split()
+    small = ["--transform", "flip", "--samples", "1", "--count", "1", "--pool", "2", "--sampling-steps", "1"]
     run = ("probe", "invariance", "--model", trained / "runs" / "first", *small, "--out", tmp_path)
     result = rcdm(*run)
     assert result.exit_code == 0 and str(tmp_path / "report.html") in result.output, result.output

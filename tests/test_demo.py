@@ -117,7 +117,13 @@ def test_the_whole_way_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RCDM_CACHE", str(tmp_path / "cache"))
     for name, value in {"DATA": "shapes:80", "PICTURES": 1, "SAMPLES": 1, "STEPS": 1, "SHOWN_SAMPLES": 1}.items():
         monkeypatch.setattr(demo, name, value)
-    unet = {"image_size": 16, "model_channels": 32, "num_res_blocks": 1, "channel_mult": (1,), "attention_resolutions": ()}
+    unet = {
+        "image_size": 16,
+        "model_channels": 32,
+        "num_res_blocks": 1,
+        "channel_mult": (1,),
+        "attention_resolutions": (),
+    }
     monkeypatch.setitem(PRESETS, demo.PRESET, replace(PRESETS[demo.PRESET], unet=unet, batch_size=2))
     arguments = ["demo", "--minutes", "0.0001", "--no-open", "--out", str(tmp_path / "demo")]
     result = CliRunner().invoke(main, arguments)

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 import rcdm_core
+from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import debug_option, wants_traceback
 
 # In the order in which a newcomer meets them; each is a module of this package with a click command named `command`.
@@ -21,11 +22,15 @@ COMMANDS = ("demo", "providers", "train", "sample", "probe", "evaluate")
 
 
 class Failure(click.ClickException):
-    """What the user sees instead of a traceback: one sentence on stderr, and an exit code."""
+    """What the user sees instead of a traceback: one sentence on stderr. Something that nobody expected."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    exit_code = 1
+
+
+class BadInput(Failure):
+    """The same for what the user can put right."""
+
+    exit_code = 2
 
 
 @contextmanager
@@ -40,9 +45,9 @@ def one_sentence() -> Iterator[None]:
         raise click.exceptions.Exit(130) from None
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "rcdm"
-        raise Failure(f"{error.format_message().rstrip('.')} (see {command} --help).", 2) from None
+        raise BadInput(f"{error.format_message().rstrip('.')} (see {command} --help).") from None
     except click.ClickException as error:
-        raise Failure(error.format_message(), 2) from None
+        raise BadInput(error.format_message()) from None
     except Exception as error:
         if wants_traceback():
             traceback.print_exc()
@@ -51,17 +56,17 @@ def one_sentence() -> Iterator[None]:
 
 def _failure(error: Exception) -> Failure:
     if isinstance(error, rcdm_core.RCDMError):
-        return Failure(str(error), 2)
+        return BadInput(str(error))
     if isinstance(error, BrokenPipeError):  # `rcdm providers | head`: nobody reads on, so there is nothing to say
         raise error
     if isinstance(error, OSError) and error.filename is not None:
-        return Failure(f"Cannot use {error.filename}: {error.strerror or error}.", 2)
+        return BadInput(f"Cannot use {error.filename}: {error.strerror or error}.")
     what = str(error).strip().splitlines()
     hint = "" if wants_traceback() else "; the same command with --debug shows where"
-    return Failure(f"Unexpected {type(error).__name__}: {what[0].rstrip('.') if what else 'no message'}{hint}.", 1)
+    return Failure(f"Unexpected {type(error).__name__}: {what[0].rstrip('.') if what else 'no message'}{hint}.")
 
 
-class LazyGroup(click.Group):
+class LazyGroup(HelpfulGroup):
     """A group whose commands are modules, imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -83,7 +88,9 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
 
 
-@click.command("rcdm", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.command(
+    "rcdm", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(rcdm_core.__version__, prog_name="rcdm")
 @debug_option
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rcdm_cli.console import as_path_text, print_table, reporter
+from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import (
     compute_options,
     data_option,
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from rcdm_core.provider import Option
 
 
-class ProbeGroup(click.Group):
+class ProbeGroup(HelpfulGroup):
     """One command for every probe that is installed."""
+
+    noun = "probe"
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from rcdm_core import registry

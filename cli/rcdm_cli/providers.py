@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rcdm_cli.console import print_table
+from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import debug_option, device_option, json_option, provider_options_option, weights_option
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rcdm_core.registry import PluginReport
 
 
-@click.group("providers", invoke_without_command=True)
+@click.group("providers", cls=HelpfulGroup, invoke_without_command=True)
 @json_option
 @debug_option
 @click.pass_context
@@ -72,15 +73,13 @@ def show_command(name: str, as_json: bool) -> None:
 @device_option
 @json_option
 @debug_option
-def check_command(
-    name: str, weights: str | None, provider_options: dict[str, str], device: str, as_json: bool
-) -> None:
+def check_command(name: str, weights: str | None, provider_options: dict[str, str], device: str, as_json: bool) -> None:
     """Check that NAME keeps the contract of a provider; exit code 1 when it does not.
 
     This is what the author of a plugin runs.
     """
-    from rcdm_core.precision import resolve_device
     from rcdm_core.conformance import check_provider
+    from rcdm_core.precision import resolve_device
 
     results = check_provider(name, weights=weights, options=provider_options, device=str(resolve_device(device)))
     failed = sum(result.passed is False for result in results)

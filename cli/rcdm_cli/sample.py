@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from rcdm_cli.console import as_path_text, reporter
-from rcdm_cli.options import compute_options, images_option, model_option, models_or_newest, out_option, sampling_options
+from rcdm_cli.options import (
+    compute_options,
+    images_option,
+    model_option,
+    models_or_newest,
+    out_option,
+    sampling_options,
+)
 
 
 @click.command("sample")
