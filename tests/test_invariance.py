@@ -326,3 +326,64 @@ def estimate(value: float, width: float = 0.02) -> Estimate:
 )
 def test_judgement(evidence: Evidence, code: str) -> None:
     assert judge(evidence).code == code
+
+
+# a real bundle
+
+
+def test_a_bundle_on_disk_with_a_real_encoder(tmp_path: Path) -> None:
+    """An untrained generator draws noise: what the encoder keeps is then the generator's limit, not a blindness."""
+    import torch
+
+    from rcdm_core import bundle
+    from rcdm_core.data.source import split
+    from rcdm_core.presets import PRESETS
+    from rcdm_core.unet import UNet
+
+    encoder = rcdm_core.load_encoder("shapes-no-color")
+    fingerprint = rcdm_core.fingerprint(encoder)
+    preset = PRESETS["tiny-32"]
+    unet = preset.unet_config("batchnorm", h_dim=encoder.dim)
+    training, held_out = split(DATA.ids, 90)
+    config = bundle.BundleConfig(
+        unet=unet,
+        diffusion=preset.diffusion,
+        provider=bundle.ProviderRecord(
+            "shapes-no-color", "oracle", encoder.dim, encoder.image_size, {}, None, fingerprint.weights_digest
+        ),
+        data=bundle.DataRecord(
+            DATA.describe(), "crop", "", len(training), tuple(DATA.ids[i] for i in held_out), flip=True
+        ),
+        preset=preset.name,
+        step=0,
+        images_seen=0,
+        seconds=0.0,
+        seed=0,
+        arguments={},
+        versions={},
+    )
+    train_ids = torch.tensor(sorted(bundle.id_prefix(DATA.ids[i]) for i in training))
+    mean, std = torch.zeros(encoder.dim), torch.ones(encoder.dim)
+    bundle.save(tmp_path / "run", config, bundle.Contents(UNet(unet).state_dict(), mean, std, fingerprint.h, train_ids))
+
+    result = rcdm_core.run_probe(
+        "invariance",
+        models=[tmp_path / "run"],
+        out=tmp_path / "out",
+        transform=["vertical-shift", "color-jitter"],
+        count=2,
+        samples=1,
+        steps=2,
+    )
+    stored = json.loads((result.out / "result.json").read_text())
+    assert len(stored["models"][0]["bundle_digest"]) == 64 and stored["models"][0]["path"] == str(tmp_path / "run")
+    used = {picture["sha256"] for picture in stored["pictures"]}
+    assert used <= {DATA.ids[i] for i in held_out}
+    found = verdicts(result, "run")
+    # noise may happen to have no hue at all, which is no verdict either
+    assert {found["color-jitter", "object color"], found["color-jitter", "background color"]} <= {
+        "ignores",
+        "not measurable",
+    }
+    assert result.aggregates["run"]["transforms"]["color-jitter"]["dh_relative"]["value"] < 0.02
+    assert found["vertical-shift", "position"] not in ("ignores", "follows")
