@@ -1,8 +1,7 @@
 """The ADM U-Net (Dhariwal & Nichol 2021), with the representation conditioning of the paper's section 3.
 
 Parameter names are those of the released checkpoints (`input_blocks.3.0.in_layers.2.weight`, `ssl_emb.weight`, ...),
-so a released state dict loads without renaming. Inside, pictures are kept channels-last: convolutions, group norms and
-the attention's matrix products are all faster that way on CPUs and on GPUs with tensor cores.
+so a released state dict loads without renaming.
 """
 
 from __future__ import annotations
@@ -140,8 +139,7 @@ class Resample(nn.Module):
         """
         if self.direction == "down":
             return conv(self(x))
-        kernel = torch.einsum("mk,oikl,nl->iomn", self.taps, conv.weight, self.taps)
-        kernel = kernel.contiguous(memory_format=torch.channels_last)
+        kernel = torch.einsum("mk,oikl,nl->iomn", self.taps, conv.weight, self.taps).contiguous()
         return F.conv_transpose2d(x, kernel, conv.bias, stride=2, padding=1)
 
 
@@ -276,7 +274,6 @@ class UNet(nn.Module):
         self.register_buffer("h_mean", torch.zeros(config.h_dim), persistent=False)
         self.register_buffer("h_std", torch.ones(config.h_dim), persistent=False)
         self._build()
-        self.to(memory_format=torch.channels_last)
 
     def _build(self) -> None:
         config = self.config
@@ -343,7 +340,7 @@ class UNet(nn.Module):
             raise ValueError("this network needs low_res" if self.config.low_res else "this network takes no low_res")
         if low_res is not None:
             x_t = torch.cat([x_t, F.interpolate(low_res, x_t.shape[-2:], mode="bilinear")], dim=1)
-        x = x_t.contiguous(memory_format=torch.channels_last)
+        x = x_t.contiguous(memory_format=self._memory_format(x_t.device))
         skips = []
         for stage in self.input_blocks:
             x = stage(x, emb, condition)
@@ -353,6 +350,13 @@ class UNet(nn.Module):
             x = stage(torch.cat([x, skips.pop()], dim=1), emb, condition)
         x = F.silu(self.out[0](x), inplace=True)
         return self.out[2](x).float()
+
+    def _memory_format(self, device: torch.device) -> torch.memory_format:
+        """Channels-last, except on a CPU with group norms: torch's are slow there in that format (measured by
+        `benchmarks/speed.py`: a tenth of a training step). Layers keep the format of the picture they get."""
+        if device.type == "cpu" and self.config.conditioning != "batchnorm":
+            return torch.contiguous_format
+        return torch.channels_last
 
     def _embed(self, t: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The embedding that every block sees, and the condition that the conditional batch norms read."""
