@@ -23,6 +23,7 @@ from rcdm_core.encoder import (
     resize_for_encoder,
 )
 from rcdm_core.errors import RCDMError
+from rcdm_core.memory import keep_freed_memory
 from rcdm_core.precision import computing_in, resolve_precision
 from rcdm_core.unet import UNet
 
@@ -58,6 +59,7 @@ class RCDM:
         weights: str | None = None,
     ) -> None:
         """`unet`: a network that already holds the weights; None builds it from `contents`."""
+        keep_freed_memory()
         self.config = config
         self.path = path
         self.name = path.resolve().name if path is not None else config.provider.name

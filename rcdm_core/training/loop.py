@@ -17,6 +17,7 @@ from rcdm_core import randomness
 from rcdm_core.bundle import BundleConfig, Contents, read, save
 from rcdm_core.diffusion import Diffusion
 from rcdm_core.errors import RCDMError
+from rcdm_core.memory import keep_freed_memory
 from rcdm_core.model import RCDM
 from rcdm_core.precision import computing_in, resolve_device, resolve_precision
 from rcdm_core.presets import PRESETS
@@ -49,6 +50,7 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
     Raises RCDMError for bad arguments or data, a folder that is in use, a full disk (the last state stays whole), and
     when the loss was not finite for five steps in a row (the last good state is named).
     """
+    keep_freed_memory()
     reporter = progress or Reporter()
     device = resolve_device(config.device)
     setup = set_up(config, device, reporter)
