@@ -111,7 +111,8 @@ def main() -> None:
             command += ["--conditioning", conditioning, "--precision", precision]
             answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             row = json.loads(answer.splitlines()[-1])
-            numbers = [row["parameters"], row["train"], arguments.batch_size / row["train"], row["sample"], row["memory"]]
+            rate = arguments.batch_size / row["train"]
+            numbers = [row["parameters"], row["train"], rate, row["sample"], row["memory"]]
             print(ROW.format(conditioning, precision, *(f"{number:.2f}" for number in numbers)), flush=True)
 
 

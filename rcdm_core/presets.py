@@ -66,8 +66,9 @@ PRESETS: dict[str, Preset] = {
                 "num_heads": 4,
             },
             _V_COSINE,
-            batch_size=64,
+            batch_size=32,
             lr=1e-3,
+            lr_schedule="cosine",
             ema_decay=0.998,
         ),
         Preset(
@@ -84,6 +85,7 @@ PRESETS: dict[str, Preset] = {
             _V_COSINE,
             batch_size=128,
             lr=3e-4,
+            lr_schedule="cosine",
             warmup=1000,
             ema_decay=0.9995,
         ),
