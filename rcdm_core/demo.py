@@ -5,7 +5,6 @@ An oracle declares what it forgets, so the truth is known and the demonstration 
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,9 @@ if TYPE_CHECKING:
     from rcdm_core.probes.base import Result
     from rcdm_core.provider import Provider
 
-MINUTES = 8.0  # of training, for both models together
+# Of training, at most: steps of each model, and minutes of both together. The steps end the training where a machine is
+# fast enough, because only a number of steps that is known beforehand lets the learning rate fall to zero in time.
+STEPS, MINUTES = 360, 8.0
 PRESET = "tiny-32"
 DATA = "shapes:8000"  # more than eight minutes on two cores can look at once
 COLOR = ("object color", "background color")
@@ -43,7 +44,7 @@ IN_WORDS = {
     "position": "the position",
     "size": "the size",
 }
-PICTURES, SAMPLES, STEPS = 12, 4, 10  # of the probe: half a minute on two cores
+PICTURES, SAMPLES, SAMPLING_STEPS = 12, 4, 10  # of the probe: half a minute on two cores
 SHOWN_SAMPLES = 6  # a row of the page's picture
 
 
@@ -115,6 +116,7 @@ def choose_oracles(names: Sequence[str] = ()) -> tuple[Provider, Provider]:
 def run(
     *,
     oracles: Sequence[str] = (),
+    steps: int = STEPS,
     minutes: float = MINUTES,
     out: str | Path = "runs/demo",
     seed: int = 0,
@@ -124,13 +126,15 @@ def run(
 ) -> Outcome:
     """Train both RCDMs, probe them, and write OUT/report.html and OUT/demo.png.
 
-    minutes: of training in all, half of it for each model. A demonstration that was stopped goes on where it was.
+    steps, minutes: of training at most; the steps for each model, the minutes for both together. A demonstration that
+    was stopped goes on where it was.
 
     Raises RCDMError for bad arguments, KeyboardInterrupt when a training was stopped.
     """
     import rcdm_core
     from rcdm_core.data.shapes import open_data
     from rcdm_core.precision import resolve_device
+    from rcdm_core.training import TrainConfig, stopped, train
 
     reporter = progress or Reporter()
     providers = choose_oracles(oracles)
@@ -138,9 +142,24 @@ def run(
     models = []
     for number, provider in enumerate(providers, 1):
         reporter.log(
-            f"{number} of 2: training an RCDM for {provider.name} ({provider.summary}), {minutes / 2:g} minutes."
+            f"{number} of 2: training for {provider.name} ({provider.summary}), {minutes / 2:g} minutes at most."
         )
-        path = _train(provider, folder / provider.name, minutes / 2, seed, device, precision, reporter)
+        config = TrainConfig(
+            provider=provider.name,
+            data=DATA,
+            out=folder / provider.name,
+            preset=PRESET,
+            steps=steps,
+            minutes=minutes / 2,
+            seed=seed,
+            device=device,
+            precision=precision,
+            preview_every=0,
+            resume=True,
+        )
+        path = train(config, progress=reporter)
+        if stopped(config, path):
+            raise KeyboardInterrupt
         models.append(rcdm_core.load(path, str(resolve_device(device))))
     reporter.log("Probing what both kept.")
     data = open_data(DATA)
@@ -151,7 +170,7 @@ def run(
         out=folder / "invariance",
         seed=seed,
         precision=precision,
-        steps=STEPS,
+        steps=SAMPLING_STEPS,
         progress=reporter,
         transform=",".join(dict.fromkeys(name for names in TESTS.values() for name in names)),
         samples=SAMPLES,
@@ -161,32 +180,20 @@ def run(
     sentences = (*(sentence(provider.name, claims) for provider in providers), check(claims))
     gallery = draw(models, data, seed, precision)
     command = ["rcdm", "demo", *(word for provider in providers for word in ("--oracle", provider.name))]
-    command += ["--minutes", f"{minutes:g}", "--seed", str(seed), "--precision", precision, "--out", str(folder)]
+    command += [
+        "--steps",
+        str(steps),
+        "--minutes",
+        f"{minutes:g}",
+        "--seed",
+        str(seed),
+        "--precision",
+        precision,
+        "--out",
+        str(folder),
+    ]
     page = write_page(folder, shlex.join(command), providers, claims, sentences, gallery, result)
     return Outcome(page, claims, sentences)
-
-
-def _train(
-    provider: Provider, run: Path, minutes: float, seed: int, device: str, precision: str, reporter: Reporter
-) -> Path:
-    from rcdm_core.training import TrainConfig, train
-
-    config = TrainConfig(
-        provider=provider.name,
-        data=DATA,
-        out=run,
-        preset=PRESET,
-        minutes=minutes,
-        seed=seed,
-        device=device,
-        precision=precision,
-        preview_every=0,
-        resume=True,
-    )
-    path = train(config, progress=reporter)
-    if json.loads((path / "config.json").read_text(encoding="utf-8"))["seconds"] < 60 * minutes:
-        raise KeyboardInterrupt  # Ctrl-C: the training has saved its state and returned
-    return path
 
 
 def conclude(provider: Provider, aggregates: Mapping[str, Any]) -> list[Claim]:

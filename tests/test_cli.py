@@ -271,6 +271,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_training_that_was_stopped_is_exit_code_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(config: Any, progress: Any) -> Path:
+        (tmp_path / "config.json").write_text(json.dumps({"step": 3, "seconds": 1.0}))
+        return tmp_path
+
+    monkeypatch.setattr("rcdm_core.training.train", interrupted)
+    assert rcdm("train", "--provider", "shapes-all", "--steps", "4").exit_code == 130
+    assert rcdm("train", "--provider", "shapes-all", "--steps", "3").exit_code == 0
+
+
 def test_train_refuses_to_write_over_a_run(trained: Path) -> None:
     message = error_of("train", "--provider", "shapes-all", "--steps", "1", "--out", trained / "runs" / "first")
     assert "--resume" in message

@@ -115,7 +115,13 @@ def test_a_wrong_conclusion_is_exit_code_1(
 
 def test_the_whole_way_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RCDM_CACHE", str(tmp_path / "cache"))
-    for name, value in {"DATA": "shapes:80", "PICTURES": 1, "SAMPLES": 1, "STEPS": 1, "SHOWN_SAMPLES": 1}.items():
+    for name, value in {
+        "DATA": "shapes:80",
+        "PICTURES": 1,
+        "SAMPLES": 1,
+        "SAMPLING_STEPS": 1,
+        "SHOWN_SAMPLES": 1,
+    }.items():
         monkeypatch.setattr(demo, name, value)
     unet = {
         "image_size": 16,
@@ -125,7 +131,7 @@ def test_the_whole_way_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "attention_resolutions": (),
     }
     monkeypatch.setitem(PRESETS, demo.PRESET, replace(PRESETS[demo.PRESET], unet=unet, batch_size=2))
-    arguments = ["demo", "--minutes", "0.0001", "--no-open", "--out", str(tmp_path / "demo")]
+    arguments = ["demo", "--steps", "1", "--no-open", "--out", str(tmp_path / "demo")]
     result = CliRunner().invoke(main, arguments)
     # models that have seen a single batch ignore everything, and the demonstration has to notice
     assert result.exit_code == 1, result.output
@@ -141,13 +147,20 @@ def test_the_whole_way_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert json.loads((tmp_path / "demo" / NO_COLOR / "config.json").read_text()) == before
 
 
+def test_the_command_has_the_defaults_of_the_core() -> None:
+    from rcdm_cli.demo import command
+
+    defaults = {parameter.name: parameter.default for parameter in command.params}
+    assert (defaults["steps"], defaults["minutes"]) == (demo.STEPS, demo.MINUTES)
+
+
 def test_ctrl_c_in_a_training_ends_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(config: Any, progress: Any) -> Path:
+    def interrupted(config: Any, progress: Any) -> Path:
         run = Path(config.out)
         run.mkdir(parents=True)
-        (run / "config.json").write_text(json.dumps({"seconds": 3.0}))
+        (run / "config.json").write_text(json.dumps({"step": 3, "seconds": 3.0}))
         return run
 
-    monkeypatch.setattr("rcdm_core.training.train", stopped)
+    monkeypatch.setattr("rcdm_core.training.train", interrupted)
     result = CliRunner().invoke(main, ["demo", "--no-open", "--out", str(tmp_path)])
     assert result.exit_code == 130 and not (tmp_path / NO_POSITION).exists()

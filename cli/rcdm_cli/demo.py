@@ -16,7 +16,10 @@ from rcdm_cli.options import compute_options, out_option
     type=click.FloatRange(0, min_open=True),
     default=8.0,
     show_default=True,
-    help="Of training in all, for both models together.",
+    help="Of training at most, for both models together.",
+)
+@click.option(
+    "--steps", type=click.IntRange(1), default=360, show_default=True, help="Of training at most, for each model."
 )
 @click.option("--oracle", "oracles", multiple=True, metavar="NAME", help="Two of rcdm providers' oracles; repeatable.")
 @out_option("Folder of the page and the models. [default: runs/demo]")
@@ -24,6 +27,7 @@ from rcdm_cli.options import compute_options, out_option
 @compute_options
 def command(
     minutes: float,
+    steps: int,
     oracles: tuple[str, ...],
     out: Path | None,
     open_page: bool,
@@ -41,6 +45,7 @@ def command(
     outcome = demo.run(
         oracles=oracles,
         minutes=minutes,
+        steps=steps,
         out=out or Path("runs") / "demo",
         seed=seed,
         device=device,

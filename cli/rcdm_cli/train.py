@@ -63,7 +63,7 @@ def command(**arguments: Any) -> None:
 
     Without --data it learns from the embedded shapes. Ctrl-C stops it; --resume takes it up again.
     """
-    from rcdm_core.training import TrainConfig, train
+    from rcdm_core.training import TrainConfig, stopped, train
 
     # what was not given is left to TrainConfig, where the defaults are
     config = TrainConfig(**{name: value for name, value in arguments.items() if value is not None})
@@ -72,3 +72,5 @@ def command(**arguments: Any) -> None:
         report.log("No --data: training on the embedded shapes.")
     path = train(config, progress=report)
     click.echo(f"The model is in {as_path_text(path)}; see what it keeps: rcdm probe invariance --model {path}")
+    if stopped(config, path):
+        raise click.exceptions.Exit(130)

@@ -8,7 +8,7 @@
     ema.py, batchnorm.py, preview.py, log.py, state.py, interrupt.py        one part of the loop each
 """
 
-from rcdm_core.training.config import TrainConfig
+from rcdm_core.training.config import TrainConfig, stopped
 from rcdm_core.training.loop import train
 
-__all__ = ["TrainConfig", "train"]
+__all__ = ["TrainConfig", "stopped", "train"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -85,6 +86,12 @@ class TrainConfig:
             "--lr-schedule cosine needs --steps, because no schedule may depend on how fast the machine is",
         )
 
+    def reached(self, step: int, seconds: float) -> bool:
+        """Whether a run that has made so many steps in so many seconds of training is finished."""
+        return (self.steps is not None and step >= self.steps) or (
+            self.minutes is not None and seconds >= 60 * self.minutes
+        )
+
     def recipe(self) -> Recipe:
         """The numbers that the preset supplies, with this run's own in their place.
 
@@ -145,6 +152,12 @@ class Recipe:
             preset.batch_size, 1, preset.lr, preset.lr_schedule, preset.warmup, preset.betas, preset.weight_decay,
             preset.clip, preset.ema_decay, preset.standardise,
         )  # fmt: skip
+
+
+def stopped(config: TrainConfig, run: Path) -> bool:
+    """Whether the bundle in `run` is one of a training that Ctrl-C ended before its time."""
+    done = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    return not config.reached(done["step"], done["seconds"])
 
 
 def default_held_out(count: int) -> int:

@@ -135,10 +135,7 @@ class Trainer:
             return None
 
     def _finished(self) -> bool:
-        config, done = self.config, self.counters
-        return (config.steps is not None and done.step >= config.steps) or (
-            config.minutes is not None and done.seconds >= 60 * config.minutes
-        )
+        return self.config.reached(self.counters.step, self.counters.seconds)
 
     def _step(self, batch: Batch) -> None:
         """One update of the weights, or none where loss or gradient is not finite."""
