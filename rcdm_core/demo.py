@@ -16,8 +16,6 @@ from rcdm_core.probes.verdicts import listed
 from rcdm_core.progress import Reporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
 
     from rcdm_core.data.source import ImageSource
@@ -228,6 +226,12 @@ def sentence(provider: str, claims: Sequence[Claim]) -> str:
     return f"{provider} {', and '.join(parts)}."
 
 
+def headline(provider: str, claims: Sequence[Claim]) -> str:
+    """What stands above the drawings: the name, and what was forgotten."""
+    forgot = [c.attribute for c in claims if c.provider == provider and c.conclusion == "forgot"]
+    return f"{provider}: forgot {listed(forgot)}" if forgot else provider
+
+
 def check(claims: Sequence[Claim]) -> str:
     """Whether the conclusions are the truth, in words."""
     wrong = [claim for claim in claims if not claim.correct]
@@ -290,26 +294,23 @@ def write_page(
     from rcdm_core.report.html import data_uri
     from rcdm_core.report.html import write_page as fill
 
-    titles = [sentence(provider.name, claims).rstrip(".") for provider in providers]
     draw_grid(
         folder / "demo.png",
         [GridRow([row.label], row.picture, row.samples, [[] for _ in row.samples]) for row in gallery],
-        titles=[provider.name for provider in providers],
+        titles=[headline(provider.name, claims) for provider in providers],
     )
-    embedded: Callable[[np.ndarray], str] = data_uri
     return fill(
         folder / "report.html",
         "demo.html.j2",
         title="rcdm demo",
         names=[provider.name for provider in providers],
         result={**result.to_json(), "answer": list(sentences), "command": command},
-        titles=titles,
         summaries=[provider.summary for provider in providers],
         gallery=[
             {
                 "label": row.label,
-                "picture": embedded(row.picture),
-                "strips": [embedded(strip(samples)) for samples in row.samples],
+                "picture": data_uri(row.picture),
+                "strips": [data_uri(strip(samples)) for samples in row.samples],
             }
             for row in gallery
         ],

@@ -46,6 +46,8 @@ def test_the_truth_is_concluded_and_said() -> None:
     )
     assert "forgot the position, and kept the colour" in demo.sentence(NO_POSITION, claims)
     assert demo.check(claims).startswith("All 8 conclusions")
+    assert demo.headline(NO_POSITION, claims) == "shapes-no-position: forgot position"
+    assert demo.headline(NO_POSITION, []) == "shapes-no-position"
 
 
 @pytest.mark.parametrize("code", ["follows", "partly", "generator", "cannot tell", "not moved", "not measurable"])
