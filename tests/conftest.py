@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_fixtures import arguments, micro, one_thread  # noqa: F401  (fixtures that several files use)
 
 torch.set_num_threads(2)
 

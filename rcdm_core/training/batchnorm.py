@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rcdm_core.conditioning import ConditionalBatchNorm
 
@@ -33,9 +33,3 @@ def recompute_statistics(network: nn.Module, batches: Iterable[Callable[[], obje
             run()
     finally:
         network.eval()
-
-
-def statistics(network: nn.Module) -> dict[str, Tensor]:
-    """The stored means and variances by name."""
-    parameters = {name for name, _ in network.named_parameters()}
-    return {name: value for name, value in network.state_dict().items() if name not in parameters}

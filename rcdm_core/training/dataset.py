@@ -132,9 +132,9 @@ class _Pass:
             self.source.check_readable()
             beside = {"unreadable": np.frombuffer(json.dumps(unreadable).encode(), np.uint8)}
             if pixel_file is not None:
-                pixel_file.finish(beside, {})
+                pixel_file.finish(beside)
             if h_file is not None:
-                h_file.finish(beside | representations.identity(fingerprint), {})
+                h_file.finish(beside | representations.identity(fingerprint))
         reporter.finish()
 
     @staticmethod

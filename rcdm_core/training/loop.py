@@ -31,7 +31,7 @@ from rcdm_core.training.interrupt import StopRequests
 from rcdm_core.training.log import Log
 from rcdm_core.training.pixels import PixelReader
 from rcdm_core.training.preview import write_preview
-from rcdm_core.training.setup import Setup, set_up, versions
+from rcdm_core.training.setup import Setup, list_skipped, set_up, versions
 from rcdm_core.training.state import Counters, save_state
 from rcdm_core.unet import UNet
 
@@ -59,9 +59,13 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
         # Dropout is seeded for each step; the caller's generators are none of our business.
         gpu = [] if device.type != "cuda" else [torch.cuda.current_device() if device.index is None else device.index]
         with torch.random.fork_rng(gpu):
-            return Trainer(config, setup, device, reader, reporter).run()
+            Trainer(config, setup, device, reader, reporter).run()
     finally:
         reader.close()
+    skipped = list_skipped(setup.run, setup.dataset.source)
+    if skipped is not None:
+        reporter.log(skipped)
+    return setup.run
 
 
 class Trainer:
@@ -100,13 +104,13 @@ class Trainer:
 
     # the loop
 
-    def run(self) -> Path:
-        """All steps that are left. Returns the bundle's folder."""
+    def run(self) -> None:
+        """All steps that are left."""
         if self._finished():
             if self._step_of_bundle() != self.counters.step:  # the run was killed between state and bundle
                 self._save_bundle()
             self.reporter.log(f"{self.setup.run} is finished: {self.counters.step} steps. More --steps go on with it.")
-            return self.setup.run
+            return
         batches = self._batches("train")
         total, unit = (self.config.steps, "step") if self.config.steps else (60 * (self.config.minutes or 0), "s")
         self.reporter.start(total, "training", unit=unit)
@@ -126,7 +130,6 @@ class Trainer:
             self.reporter.log(
                 f"Stopped and saved after step {self.counters.step}; the same command with --resume goes on."
             )
-        return self.setup.run
 
     def _step_of_bundle(self) -> int | None:
         try:

@@ -58,7 +58,8 @@ def statistics(h: Rows, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     dim = h.row_shape[-1]
     mean, sum_of_squares, count = np.zeros(dim), np.zeros(dim), 0
     for start in range(0, len(rows), _ROWS_AT_ONCE):
-        block = h[np.sort(rows[start : start + _ROWS_AT_ONCE])].reshape(-1, dim).astype(np.float64)
+        block = h[np.sort(rows[start : start + _ROWS_AT_ONCE])].astype(np.float64)
+        block = block.reshape(block.shape[0] * block.shape[1], dim)
         total = count + len(block)
         shift = block.mean(0) - mean
         sum_of_squares += ((block - block.mean(0)) ** 2).sum(0) + shift**2 * (count * len(block) / total)

@@ -47,11 +47,11 @@ class RowWriter:
             self._file.write(rows.data if rows.size else b"")
         self.count += len(rows)
 
-    def finish(self, beside: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    def finish(self, beside: Mapping[str, np.ndarray]) -> None:
         """Write the arrays `beside` the rows and the header. The file is complete afterwards."""
         arrays = {self.name: (self.dtype, (self.count, *self.row_shape))}
         arrays |= {name: (array.dtype, array.shape) for name, array in beside.items()}
-        header: dict[str, object] = {"__metadata__": dict(metadata)}
+        header: dict[str, object] = {}
         end = 0
         for name, (dtype, shape) in arrays.items():
             size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
@@ -87,7 +87,6 @@ class Rows:
                 raise ValueError(f"{path} is not a safetensors file")
             header = json.loads(file.read(start))
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self._arrays: dict[str, np.ndarray] = {}
         numpy_types: dict[str, np.dtype] = {name: dtype for dtype, name in _SAFETENSORS_NAMES.items()}
         for name, entry in header.items():

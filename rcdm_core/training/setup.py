@@ -32,6 +32,8 @@ from rcdm_core.training.dataset import Dataset, content_order, prepare
 from rcdm_core.training.representations import statistics
 from rcdm_core.training.state import SavedState, find_state
 
+_SHOWN = 20  # unreadable pictures; all of them are in skipped.txt
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -83,7 +85,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         device=device,
         reporter=reporter,
     )
-    _tell_skipped(run, dataset, reporter)
+    list_skipped(run, source)
     row_of = np.empty(len(source), np.int64)
     row_of[content_order(source.ids)] = np.arange(len(source))
     train_rows, held_out_rows = (np.sort(row_of[np.array(part, np.int64)]) for part in (training, held))
@@ -202,12 +204,14 @@ def _provider_record(
     )
 
 
-def _tell_skipped(run: Path, dataset: Dataset, reporter: Reporter) -> None:
-    lines = [f"{name}: {reason}" for name, reason in dataset.source.skipped]
-    if lines:
-        replace_text(run / "skipped.txt", "\n".join(lines) + "\n")
-        more = f" and {len(lines) - 5} more" if len(lines) > 5 else ""
-        reporter.log(f"Skipped {len(lines)} unreadable pictures: {'; '.join(lines[:5])}{more} ({run / 'skipped.txt'}).")
+def list_skipped(run: Path, source: ImageSource) -> str | None:
+    """Write which pictures cannot be read, and why, to skipped.txt; returns what to tell the user (None: nothing)."""
+    lines = [f"{name}: {reason}" for name, reason in source.skipped]
+    if not lines:
+        return None
+    replace_text(run / "skipped.txt", "\n".join(lines) + "\n")
+    shown = [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else lines
+    return "\n  ".join([f"Skipped {len(lines)} pictures that cannot be read ({run / 'skipped.txt'}):", *shown])
 
 
 def _train_ids(source: ImageSource, dataset: Dataset, rows: np.ndarray) -> Tensor:

@@ -1,0 +1,253 @@
+"""Stopping, killing, filling the disk, and going on: the end is the same, bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_fixtures import Recorder, write_encoder, write_images
+
+from rcdm_core import bundle
+from rcdm_core.errors import RCDMError
+from rcdm_core.training import TrainConfig, state, train
+from rcdm_core.training.loop import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Make = Callable[..., TrainConfig]
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """Every number that a run ends with: its bundle's tensors and its state's."""
+    folder = run / "training" / (run / "training" / "latest").read_text().strip()
+    files = [run / "model.safetensors", *folder.glob("*.safetensors")]
+    return {
+        f"{file.name}:{name}": value.numpy().tobytes() for file in files for name, value in load_file(file).items()
+    }
+
+
+_unbroken: dict[str, bytes] = {}
+
+
+@pytest.fixture
+def unbroken(arguments: Make, tmp_path: Path) -> dict[str, bytes]:
+    """The results of twelve steps without a break: the same for every test, so computed once."""
+    if not _unbroken:
+        _unbroken.update(results(train(arguments(out=tmp_path / "unbroken", steps=12))))
+    return _unbroken
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_as_if_nothing_had_been(
+    arguments: Make, unbroken: dict[str, bytes], which: signal.Signals
+) -> None:
+    before = signal.getsignal(which)
+    recorder = Recorder(lambda done: os.kill(os.getpid(), which) if done == 5 else None)
+    run = train(arguments(steps=12), recorder)
+    assert bundle.read(run)[0].step == 5 and signal.getsignal(which) is before
+    assert "Stopped and saved after step 5" in recorder.lines[-1] and "--resume" in recorder.lines[-1]
+    assert results(run) != unbroken
+    train(arguments(steps=12, resume=True))
+    assert results(run) == unbroken
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [5, 10, 12]
+
+
+def test_dropout_accumulation_and_embedding_resume_alike(
+    arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from rcdm_core.presets import PRESETS
+
+    preset = PRESETS["micro"]
+    monkeypatch.setitem(PRESETS, "micro", replace(preset, unet={**preset.unet, "dropout": 0.3}, weight_decay=0.1))
+    changes = {"accumulate": 2, "conditioning": "embedding", "lr_schedule": "cosine", "steps": 8, "seed": 3}
+    whole = results(train(arguments(out=tmp_path / "whole", **changes)))
+    torch.rand(5)  # whatever the caller's generators do meanwhile
+    run = train(arguments(**changes), Recorder(lambda done: os.kill(os.getpid(), signal.SIGINT) if done == 3 else None))
+    np.random.rand(5)
+    train(arguments(**changes, resume=True))
+    assert results(run) == whole
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads({threads})
+from rcdm_core.diffusion import DiffusionConfig
+from rcdm_core.presets import PRESETS, Preset
+from rcdm_core.training import TrainConfig, train
+from training_fixtures import Recorder
+unet = dict(image_size=8, model_channels=32, num_res_blocks=1, channel_mult=(1, 1), attention_resolutions=(4,))
+PRESETS["micro"] = Preset("micro", "for tests", unet, DiffusionConfig(), batch_size=8, lr=1e-3, warmup=2)
+values = {values!r}
+train(TrainConfig(**values), Recorder(lambda done: os.kill(os.getpid(), signal.SIGKILL) if done == 9 else None))
+"""
+
+
+def test_a_killed_run_loses_no_more_than_save_every(
+    arguments: Make, unbroken: dict[str, bytes], tmp_path: Path
+) -> None:
+    config = arguments(steps=12, save_every=4)
+    script = KILLED.format(
+        tests=str(Path(__file__).parent), threads=torch.get_num_threads(), values={**config.to_dict()}
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    run = tmp_path / "run"
+    found = state.find_state(run)
+    assert found is not None and found.counters.step == 8
+    train(arguments(steps=12, save_every=4, resume=True))
+    assert results(run) == unbroken
+
+
+def test_resume_with_nothing_saved_starts_anew(arguments: Make, unbroken: dict[str, bytes], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "training").mkdir(parents=True)
+    (run / "log.jsonl").write_text('{"step": 10, "loss": 1}\n')  # of a run that was killed before its first save
+    train(arguments(steps=12, resume=True))
+    assert results(run) == unbroken
+    assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [10, 12]
+    assert "mse" in (run / "log.jsonl").read_text().splitlines()[0]
+
+
+def test_resume_of_a_finished_run_says_so(arguments: Make) -> None:
+    run = train(arguments(steps=4))
+    recorder, before = Recorder(), results(run)
+    stamp = (run / "model.safetensors").stat().st_mtime_ns
+    assert train(arguments(steps=4, resume=True), recorder) == run
+    assert "is finished: 4 steps" in recorder.lines[-1] and recorder.updates == 0
+    assert results(run) == before and (run / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_more_steps_continue_a_finished_run(arguments: Make, unbroken: dict[str, bytes]) -> None:
+    run = train(arguments(steps=7))
+    train(arguments(steps=12, resume=True))
+    assert results(run) == unbroken
+
+
+def test_minutes_count_what_was_trained_before(arguments: Make) -> None:
+    run = train(arguments(steps=None, minutes=0.02))
+    recorder = Recorder()
+    train(arguments(steps=None, minutes=0.02, resume=True), recorder)
+    assert "is finished" in recorder.lines[-1] and recorder.updates == 0
+    step = bundle.read(run)[0].step
+    train(arguments(steps=None, minutes=0.04, resume=True))
+    assert bundle.read(run)[0].step > step
+
+
+def test_arguments_that_matter_may_not_change(arguments: Make, tmp_path: Path) -> None:
+    train(arguments(steps=4))
+    with pytest.raises(RCDMError, match=r"--lr \(was None, now 0.5\), --seed \(was 0, now 1\)"):
+        train(arguments(steps=8, lr=0.5, seed=1, resume=True))
+    with pytest.raises(RCDMError, match=r"--provider-options"):
+        train(arguments(steps=8, provider_options={"image_size": 12}, resume=True))
+    assert train(arguments(steps=5, save_every=2, resume=True, cache=tmp_path / "elsewhere")) == tmp_path / "run"
+
+
+def test_other_images_or_another_encoder_are_noticed(arguments: Make, tmp_path: Path) -> None:
+    train(arguments(steps=4))
+    write_encoder(tmp_path / "encoder.py", seed=9)
+    with pytest.raises(RCDMError, match=r"The encoder of .* has changed since it was started: .*other weights"):
+        train(arguments(steps=8, resume=True))
+    write_encoder(tmp_path / "encoder.py")
+    write_images(tmp_path / "images", 41, seed=0)
+    with pytest.raises(RCDMError, match=r"The images of .* have changed"):
+        train(arguments(steps=8, resume=True))
+
+
+def failing_at(number: int, plain: Callable[..., object]) -> Callable[..., object]:
+    """`plain`, but its `number`-th call meets a full disk."""
+    calls = iter(range(1, 10_000))
+
+    def limited(*given: object) -> object:
+        if next(calls) == number:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return plain(*given)
+
+    return limited
+
+
+@pytest.mark.parametrize("function", ["fsync", "rename", "replace"])
+def test_a_full_disk_at_any_moment_leaves_a_state_to_resume(
+    arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    """The n-th call fails, for every n there is: the older or the newer state is whole, and goes on to the same end."""
+    run = train(arguments(steps=4))
+    whole = results(train(arguments(steps=6, out=tmp_path / "whole")))
+    for failing in range(1, 1000):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, failing_at(failing, getattr(os, function)))
+            try:
+                train(arguments(steps=6, resume=True))
+                break
+            except RCDMError as error:
+                assert "disk is full" in str(error)
+        found = state.find_state(run)
+        assert found is not None and found.counters.step in (4, 6)
+        assert bundle.read(run)[0].step in (4, 6)
+        assert found.encoder().keys() == {"h_mean", "h_std", "fingerprint.h"}
+    assert failing > 1 and results(run) == whole
+    assert not [file.name for file in run.rglob(".*")]
+
+
+def test_a_kill_between_state_and_bundle_is_made_good(
+    arguments: Make, unbroken: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def killed(self: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_bundle", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(arguments(steps=12))
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    train(arguments(steps=12, resume=True))
+    assert results(tmp_path / "run") == unbroken
+
+
+def test_a_damaged_state_is_named(arguments: Make, tmp_path: Path) -> None:
+    run = train(arguments(steps=4))
+    folder = run / "training" / "state-00000004"
+    weights = (folder / "optimizer.safetensors").read_bytes()
+    (folder / "optimizer.safetensors").write_bytes(weights[:-9])
+    with pytest.raises(RCDMError, match=r"state-00000004 cannot be read"):
+        train(arguments(steps=8, resume=True))
+    (folder / "state.json").write_text("{")
+    with pytest.raises(RCDMError, match=r"state-00000004 cannot be read"):
+        train(arguments(steps=8, resume=True))
+
+
+def test_a_state_of_another_version_or_owner_is_named(
+    arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(arguments(steps=2))
+    file = run / "training" / "state-00000002" / "state.json"
+    file.write_text(file.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(RCDMError, match="saved by another version"):
+        train(arguments(steps=4, resume=True))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(RCDMError, match=r"latest cannot be read \(Permission denied\)"):
+        train(arguments(steps=4, resume=True))
+
+
+def test_no_file_of_a_state_is_a_pickle(arguments: Make) -> None:
+    run = train(arguments(steps=2))
+    for file in (run / "training").rglob("*"):
+        if file.is_file():
+            assert file.suffix in (".json", ".safetensors", "")
+            assert not file.read_bytes().startswith((b"\x80", b"PK"))

@@ -1,0 +1,348 @@
+"""The loop and its parts: what a step sees, what it does, and what is written on the way."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from training_fixtures import Recorder, write_encoder
+
+import rcdm_core as rcdm
+from rcdm_core import bundle
+from rcdm_core.conditioning import ConditionalBatchNorm
+from rcdm_core.data.shapes import Shapes
+from rcdm_core.errors import RCDMError
+from rcdm_core.presets import PRESETS
+from rcdm_core.progress import Reporter
+from rcdm_core.training import TrainConfig, train
+from rcdm_core.training.batchnorm import recompute_statistics
+from rcdm_core.training.config import default_held_out, learning_rate
+from rcdm_core.training.ema import EMA
+from rcdm_core.training.loop import Trainer
+from rcdm_core.training.pixels import PixelReader
+from rcdm_core.training.setup import list_skipped, set_up
+from rcdm_core.unet import UNet
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Make = Callable[..., TrainConfig]
+CPU = torch.device("cpu")
+
+
+def make_trainer(config: TrainConfig, reporter: Reporter | None = None) -> Trainer:
+    setup = set_up(config, CPU, Reporter())
+    reader = PixelReader(setup.dataset, setup.train_rows, threads=1)
+    return Trainer(config, setup, CPU, reader, reporter or Reporter())
+
+
+# the whole
+
+
+def test_a_run_leaves_a_bundle_a_log_and_a_preview(arguments: Make, tmp_path: Path) -> None:
+    recorder = Recorder()
+    run = train(arguments(steps=23, save_every=10, preview_every=None, held_out=5), recorder)
+    assert run == tmp_path / "run" and recorder.updates == 23 and recorder.lines == []
+    model = rcdm.load(run)
+    config = model.config
+    assert (config.step, config.images_seen, config.preset) == (23, 184, "micro")
+    assert config.data is not None and config.data.train_count == 35 and len(config.data.held_out) == 5
+    assert not any(model.trained_on(name) for name in config.data.held_out)
+    assert config.unet.conditioning == "batchnorm" and config.provider.distribution == "rcdm"
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [10, 20, 23]
+    assert set(lines[0]) >= {"loss", "mse", "lr", "grad_norm", "images_per_second", "skipped", "seconds"}
+    preview = Image.open(run / "preview.png")
+    columns, rows = 1 + 6, 5
+    assert preview.width >= columns * 64 and preview.height >= rows * 64
+    assert sorted(file.name for file in (run / "training").iterdir()) == ["arguments.json", "latest", "state-00000023"]
+
+
+def test_samples_follow_h_after_a_short_training(arguments: Make, tmp_path: Path) -> None:
+    """Pictures of one flat colour, h is the colour: the samples' colours must go with it."""
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    colours = np.random.RandomState(0).randint(30, 226, (64, 3))
+    for number, colour in enumerate(colours):
+        Image.new("RGB", (8, 8), tuple(map(int, colour))).save(folder / f"{number}.png")
+    (tmp_path / "colour.py").write_text("import torch\ndef build():\n    return Mean()\nclass Mean(torch.nn.Module):\n"
+                                        "    def forward(self, x):\n        return x.mean((2, 3))\n")  # fmt: skip
+    config = arguments(provider=f"custom:{tmp_path / 'colour.py'}:build", data=str(folder), steps=120, lr=3e-3, ema=0.9)
+    model = rcdm.load(train(config))
+    h = model.encode_files([folder / f"{number}.png" for number in range(32)])
+    samples = model.sample(h, streams=range(32), steps=8)[:, 0].mean((2, 3))
+    for channel in range(3):
+        correlation = np.corrcoef(samples[:, channel], colours[:32, channel])[0, 1]
+        assert correlation > 0.7, f"channel {channel}: {correlation:.2f}"
+
+
+@pytest.mark.parametrize("conditioning", ["embedding", "batchnorm"])
+def test_learned_variance_and_both_conditionings_train(
+    arguments: Make, monkeypatch: pytest.MonkeyPatch, conditioning: str
+) -> None:
+    from dataclasses import replace
+
+    from rcdm_core.diffusion import DiffusionConfig
+
+    adm = DiffusionConfig(schedule="linear", prediction="epsilon", variance="learned_range")
+    monkeypatch.setitem(PRESETS, "micro", replace(PRESETS["micro"], diffusion=adm))
+    run = train(arguments(conditioning=conditioning, precision="bf16"))
+    line = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert math.isclose(line["loss"], line["mse"] + line["vb"], rel_tol=1e-5)
+    assert rcdm.load(run).config.unet.conditioning == conditioning
+
+
+def test_the_unconditional_model(arguments: Make) -> None:
+    run = train(arguments(provider="none", provider_options={}))
+    model = rcdm.load(run)
+    assert model.config.unet.conditioning == "none" and model.h_dim == 0
+    assert model.sample(None, 2, steps=2).shape == (1, 2, 3, 8, 8)
+
+
+def test_unreadable_pictures_are_told_and_listed(arguments: Make, tmp_path: Path) -> None:
+    (tmp_path / "images" / "text.png").write_text("no picture")
+    recorder = Recorder()
+    run = train(arguments(steps=2), recorder)
+    assert "Skipped 1 pictures" in recorder.lines[-1] and "text.png: it is not an image" in recorder.lines[-1]
+    assert (run / "skipped.txt").read_text().startswith("text.png: ")
+
+
+def test_a_long_list_of_unreadable_pictures_is_cut_and_told_in_full_in_the_file(tmp_path: Path) -> None:
+    source = Shapes(30)
+    for index in range(25):
+        source.report_unreadable(index, "it is empty")
+    told = list_skipped(tmp_path, source)
+    assert told is not None and len(told.splitlines()) == 1 + 20 + 1 and told.endswith("and 5 more")
+    assert len((tmp_path / "skipped.txt").read_text().splitlines()) == 25
+
+
+def test_training_works_outside_the_main_thread(arguments: Make) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(train, arguments(steps=1)).result()
+    assert bundle.read(run)[0].step == 1
+
+
+def test_minutes_end_a_run_without_steps(arguments: Make) -> None:
+    run = train(arguments(steps=None, minutes=0.02))
+    config = bundle.read(run)[0]
+    assert config.step > 0 and config.seconds >= 1.2
+
+
+# what a step does
+
+
+def test_parts_of_a_step_give_the_gradient_of_the_whole(arguments: Make) -> None:
+    gradients = []
+    for accumulate in (1, 4):
+        trainer = make_trainer(arguments(conditioning="embedding", accumulate=accumulate))
+        for parameter in trainer.network.parameters():  # beyond the zeroed layers of a fresh network
+            torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+        numbers = trainer._gradient(trainer._batches("train")(0))
+        gradients.append([parameter.grad for parameter in trainer.parameters] + [torch.tensor(numbers["loss"])])
+    for one, four in zip(*gradients, strict=True):
+        assert one is not None and four is not None and torch.allclose(one, four, rtol=1e-3, atol=1e-6)
+
+
+def test_a_step_is_the_textbooks(arguments: Make) -> None:
+    """AdamW without decay, with clipping and warm-up, written out in double precision for four steps."""
+    trainer = make_trainer(arguments(clip=0.5, lr=1e-2))
+    first, second = ([torch.zeros_like(p, dtype=torch.float64) for p in trainer.parameters] for _ in range(2))
+    source = trainer._batches("train")
+    for step in range(4):
+        shadow = copy.deepcopy(trainer.network)
+        loss = trainer._losses(shadow, source(step))["loss"].mean()
+        gradient = [g.double() for g in torch.autograd.grad(loss, list(shadow.parameters()))]
+        norm = math.sqrt(sum(float((g**2).sum()) for g in gradient))
+        lr = 1e-2 * min(1, (step + 1) / (trainer.recipe.warmup + 1))
+        trainer._step(source(step))
+        for i, (g, old, new) in enumerate(zip(gradient, shadow.parameters(), trainer.parameters, strict=True)):
+            g = g * min(1, 0.5 / (norm + 1e-6))
+            first[i] = 0.9 * first[i] + 0.1 * g
+            second[i] = 0.999 * second[i] + 0.001 * g**2
+            m, v = first[i] / (1 - 0.9 ** (step + 1)), second[i] / (1 - 0.999 ** (step + 1))
+            moved = (new.double() - old.double()) / lr
+            # Where a gradient is all but zero its sign is rounding, and Adam makes a whole step of it.
+            clear = v.sqrt() > 1e-5
+            assert torch.allclose(moved[clear], -(m / (v.sqrt() + 1e-8))[clear], atol=2e-2)
+
+
+def test_the_average_keeps_to_its_formula() -> None:
+    network = UNet(PRESETS["tiny-32"].unet_config("none"))
+    weight = network.time_embed[0].weight
+    ema = EMA(network, 0.25)
+    expected = weight.detach().clone()
+    for step in range(1, 6):
+        weight.data += step
+        ema.update(step)
+        decay = min(0.25, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * weight.detach()
+    assert torch.allclose(ema.network.time_embed[0].weight, expected, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_skips_the_step(arguments: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Trainer._losses
+
+    def broken(self: Trainer, network: UNet, batch: Any) -> dict[str, torch.Tensor]:
+        losses = plain(self, network, batch)
+        if self.counters.step == 3:
+            losses["loss"] = losses["loss"] * float("nan")
+        return losses
+
+    monkeypatch.setattr(Trainer, "_losses", broken)
+    weights: dict[int, list[torch.Tensor]] = {}
+    step = Trainer._step
+
+    def watch(self: Trainer, batch: Any) -> None:
+        step(self, batch)
+        weights[self.counters.step] = [p.detach().clone() for p in self.parameters]
+
+    monkeypatch.setattr(Trainer, "_step", watch)
+    run = train(arguments(steps=6))
+    line = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    assert line["skipped"] == 1 and math.isfinite(line["loss"])
+    assert all(torch.equal(a, b) for a, b in zip(weights[3], weights[4], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(weights[4], weights[5], strict=True))
+    assert all(torch.isfinite(value).all() for value in bundle.read(run)[1].unet.values())
+
+
+def test_five_in_a_row_end_the_run_and_name_the_last_good_state(
+    arguments: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Trainer._losses
+
+    def broken(self: Trainer, network: UNet, batch: Any) -> dict[str, torch.Tensor]:
+        losses = plain(self, network, batch)
+        return losses if self.counters.step < 7 else {**losses, "loss": losses["loss"] / 0}
+
+    monkeypatch.setattr(Trainer, "_losses", broken)
+    with pytest.raises(RCDMError, match=r"5 steps in a row, up to step 12; the last good state is that of step 6"):
+        train(arguments(steps=50, save_every=3))
+
+
+def test_the_first_steps_failing_says_that_nothing_was_saved(arguments: Make) -> None:
+    with pytest.raises(RCDMError, match=r"up to step 6; nothing had been saved"):
+        train(arguments(steps=50, lr=1e30, warmup=0, clip=0, save_every=100))
+
+
+def test_statistics_belong_to_the_averaged_weights(arguments: Make) -> None:
+    """Against a forward hook that collects every input of every batch norm."""
+    trainer = make_trainer(arguments())
+    source = trainer._batches("train")
+    for step in range(3):
+        trainer._step(source(step))
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    torch.manual_seed(1)
+    expected_next = torch.rand(1)
+    torch.manual_seed(1)
+    inputs: dict[torch.nn.Module, list[torch.Tensor]] = {}
+    norms = [m for m in trainer.ema.network.modules() if isinstance(m, ConditionalBatchNorm)]
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda module, given: inputs.setdefault(module, []).append(given[0].double()))
+    recompute_statistics(trainer.ema.network, trainer._statistics_batches())
+    assert norms and all(len(found) == 20 for found in inputs.values())
+    for norm in norms:
+        means = torch.stack([x.mean((0, 2, 3)) for x in inputs[norm]]).mean(0)
+        variances = torch.stack([x.var((0, 2, 3), unbiased=True) for x in inputs[norm]]).mean(0)
+        assert torch.allclose(norm.stored_mean.double(), means, atol=1e-4)
+        assert torch.allclose(norm.stored_var.double(), variances, rtol=1e-3, atol=1e-5)
+    assert torch.equal(torch.rand(1), expected_next)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.network.state_dict().items())
+    assert not trainer.ema.network.training and trainer.network.training
+
+
+# the arguments
+
+
+def test_learning_rates() -> None:
+    constant = TrainConfig("x", steps=100, lr=2.0, warmup=3, lr_schedule="constant")
+    assert [learning_rate(constant.recipe(), s, 100) for s in (0, 1, 3, 50, 99)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+    cosine = TrainConfig("x", steps=103, lr=2.0, warmup=3, lr_schedule="cosine").recipe()
+    assert learning_rate(cosine, 1, 103) == 1.0
+    assert math.isclose(learning_rate(cosine, 53, 103), 1.0) and learning_rate(cosine, 103, 103) < 1e-12
+    values = [learning_rate(cosine, s, 103) for s in range(3, 104)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_no_schedule_hangs_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    monkeypatch.setitem(PRESETS, "tiny-32", replace(PRESETS["tiny-32"], lr_schedule="cosine"))
+    assert TrainConfig("x", steps=5).recipe().lr_schedule == "cosine"
+    assert TrainConfig("x", minutes=5).recipe().lr_schedule == "constant"
+    with pytest.raises(RCDMError, match=r"--lr-schedule cosine needs --steps"):
+        TrainConfig("x", minutes=5, lr_schedule="cosine")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({}, "--steps or --minutes"),
+        ({"steps": 0}, "--steps 0"),
+        ({"minutes": float("nan")}, "--minutes nan"),
+        ({"steps": 1, "preset": "huge"}, "--preset huge.*tiny-32"),
+        ({"steps": 1, "conditioning": "film"}, "--conditioning film"),
+        ({"steps": 1, "precision": "half"}, "--precision half"),
+        ({"steps": 1, "fit": "stretch"}, "--fit stretch"),
+        ({"steps": 1, "ema": 1.0}, "--ema 1.0"),
+        ({"steps": 1, "lr": -1.0}, "--lr -1.0"),
+        ({"steps": 1, "seed": -1}, "--seed -1"),
+    ],
+)
+def test_wrong_arguments_are_named(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(RCDMError, match=named):
+        TrainConfig("x", **wrong)
+
+
+def test_arguments_that_do_not_go_together(arguments: Make, tmp_path: Path) -> None:
+    with pytest.raises(RCDMError, match="--batch-size 8 cannot be split into --accumulate 3"):
+        train(arguments(accumulate=3))
+    with pytest.raises(RCDMError, match="--conditioning none does not go with --provider custom:"):
+        train(arguments(conditioning="none"))
+    with pytest.raises(RCDMError, match="--conditioning embedding does not go with --provider none"):
+        train(arguments(provider="none", provider_options={}, conditioning="embedding"))
+    with pytest.raises(RCDMError, match="wrong-name"):
+        train(arguments(provider="wrong-name"))
+    with pytest.raises(RCDMError, match="colour"):
+        train(arguments(provider_options={"colour": "1"}))
+    with pytest.raises(RCDMError, match="held-out"):
+        train(arguments(held_out=40))
+
+
+def test_a_folder_in_use_is_not_overwritten(arguments: Make) -> None:
+    train(arguments(steps=1))
+    with pytest.raises(RCDMError, match=r"already holds a training; go on with it by --resume"):
+        train(arguments(steps=1))
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(
+    arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RCDMError, match="could not be written"):
+        train(arguments(out=tmp_path / "file" / "run"))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(RCDMError, match=r"No permission to write .*elsewhere"):
+        train(arguments(out=tmp_path / "elsewhere"))
+
+
+def test_how_many_are_held_out_by_default() -> None:
+    assert [default_held_out(count) for count in (1, 40, 5000, 10**6)] == [0, 4, 500, 512]
+
+
+def test_where_a_run_is_put_by_default(arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = write_encoder(tmp_path / "my_encoder.py")
+    assert train(arguments(out=None, provider=name, steps=1)) == Path("runs/my_encoder.py-build")

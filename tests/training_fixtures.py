@@ -1,0 +1,112 @@
+"""A network of 8 x 8 pixels, folders of small pictures and encoders as files: what the tests of training share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rcdm_core.diffusion import DiffusionConfig
+from rcdm_core.presets import PRESETS, Preset
+from rcdm_core.progress import Reporter
+from rcdm_core.training import TrainConfig
+
+ENCODER = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed({seed})
+    return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(12, {dim}))
+"""
+
+
+class Recorder(Reporter):
+    """Remembers what it is told, and calls `on_update(number of updates so far)`."""
+
+    def __init__(self, on_update: Callable[[int], object] | None = None) -> None:
+        self.lines: list[str] = []
+        self.started: list[tuple[float | None, str]] = []
+        self.updates = 0
+        self.on_update = on_update
+
+    def start(self, total: float | None, description: str, unit: str = "it") -> None:
+        self.started.append((total, description))
+
+    def update(self, advance: float = 1, **numbers: float) -> None:
+        if "loss" in numbers:
+            self.updates += 1
+            if self.on_update:
+                self.on_update(self.updates)
+
+    def log(self, message: str) -> None:
+        self.lines.append(message)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower with more, by far where other work competes for the processors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def micro(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a preset whose steps take milliseconds."""
+    unet = {
+        "image_size": 8,
+        "model_channels": 32,
+        "num_res_blocks": 1,
+        "channel_mult": (1, 1),
+        "attention_resolutions": (4,),
+    }
+    monkeypatch.setitem(
+        PRESETS, "micro", Preset("micro", "for tests", unet, DiffusionConfig(), batch_size=8, lr=1e-3, warmup=2)
+    )
+    return "micro"
+
+
+def write_encoder(path: Path, seed: int = 0, dim: int = 5) -> str:
+    """Write a `custom` provider with 8 x 8 input and return its name."""
+    path.write_text(ENCODER.format(seed=seed, dim=dim))
+    return f"custom:{path}:build"
+
+
+def write_images(folder: Path, count: int, size: tuple[int, int] = (12, 9), seed: int = 0) -> Path:
+    """PNG files 000.png, 001.png, ... of smooth random colours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.RandomState(seed)
+    for number in range(count):
+        small = random.randint(0, 256, (3, 4, 3)).astype(np.uint8)
+        Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture
+def arguments(micro: str, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """Makes a TrainConfig of a small, quick run in `tmp_path`."""
+    provider = write_encoder(tmp_path / "encoder.py")
+    data = write_images(tmp_path / "images", 40)
+
+    def make(**changes: object) -> TrainConfig:
+        values: dict[str, object] = {
+            "provider": provider,
+            "provider_options": {"image_size": 8},
+            "data": str(data),
+            "out": tmp_path / "run",
+            "preset": micro,
+            "steps": 6,
+            "device": "cpu",
+            "precision": "float32",
+            "preview_every": 0,
+            "cache": tmp_path / "cache",
+        }
+        return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+    return make
