@@ -38,7 +38,7 @@ class GroupNorm(nn.GroupNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(32, channels)
 
-    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         if scale is None or shift is None:
             return super().forward(x)
         normalised = F.group_norm(x, self.num_groups, eps=self.eps)

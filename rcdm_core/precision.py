@@ -18,7 +18,7 @@ def has_native_bf16(device: torch.device | str) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
         return any(bool(value) for name, value in capabilities.items() if name.endswith("bf16"))
     return False
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -200,7 +200,8 @@ class ResBlock(nn.Module):
         if self.resample is None:
             y = self.in_layers[2](y)
         else:
-            x, y = self.resample(x), self.resample.then_convolve(y, self.in_layers[2])
+            conv = cast(nn.Conv2d, self.in_layers[2])
+            x, y = self.resample(x), self.resample.then_convolve(y, conv)
         time = self.emb_layers(emb)
         if self.scale_shift:
             scale, shift = time.chunk(2, dim=1)

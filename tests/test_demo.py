@@ -153,7 +153,7 @@ def test_the_command_has_the_defaults_of_the_core() -> None:
     from rcdm_cli.demo import command
 
     defaults = {parameter.name: parameter.default for parameter in command.params}
-    assert (defaults["steps"], defaults["minutes"]) == (demo.STEPS, demo.MINUTES)
+    assert defaults["steps"] == demo.STEPS
 
 
 def test_ctrl_c_in_a_training_ends_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

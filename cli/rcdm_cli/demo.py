@@ -12,21 +12,13 @@ from rcdm_cli.options import compute_options, out_option
 
 @click.command("demo")
 @click.option(
-    "--minutes",
-    type=click.FloatRange(0, min_open=True),
-    default=8.0,
-    show_default=True,
-    help="Of training at most, for both models together.",
-)
-@click.option(
-    "--steps", type=click.IntRange(1), default=360, show_default=True, help="Of training at most, for each model."
+    "--steps", type=click.IntRange(1), default=700, show_default=True, help="Of each model's training."
 )
 @click.option("--oracle", "oracles", multiple=True, metavar="NAME", help="Two of rcdm providers' oracles; repeatable.")
 @out_option("Folder of the page and the models. [default: runs/demo]")
 @click.option("--open/--no-open", "open_page", default=True, help="Open the page in the browser. [default: open]")
 @compute_options
 def command(
-    minutes: float,
     steps: int,
     oracles: tuple[str, ...],
     out: Path | None,
@@ -44,7 +36,6 @@ def command(
 
     outcome = demo.run(
         oracles=oracles,
-        minutes=minutes,
         steps=steps,
         out=out or Path("runs") / "demo",
         seed=seed,
