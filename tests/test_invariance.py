@@ -12,6 +12,7 @@ from fake_rcdm import FakeRCDM, discs
 from PIL import Image
 
 import rcdm_core
+from rcdm_core.data.images import fit_image
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import measure
@@ -292,6 +293,16 @@ def test_squares() -> None:
     padded = np.asarray(squared(wide, "pad"))
     assert padded.shape == (60, 60, 3) and (padded[:15] == 255).all() and (padded[15:45] == (255, 0, 0)).all()
     assert squared(Image.new("RGB", (3000, 2000)), "crop").size == (1024, 1024)
+
+
+@pytest.mark.parametrize("size", [(50, 31), (31, 50), (50, 30), (7, 4)])
+def test_squares_are_those_of_training(size: tuple[int, int]) -> None:
+    """Also where the margins cannot be the same on both sides."""
+    width, height = size
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    for fit in ("crop", "pad"):
+        square = squared(picture, fit)
+        assert np.array_equal(np.asarray(square).transpose(2, 0, 1), fit_image(picture, square.width, fit))
 
 
 def test_pick() -> None:

@@ -112,11 +112,12 @@ def squared(picture: Image.Image, fit: str) -> Image.Image:
     side = min(width, height) if fit == "crop" else max(width, height)
     if side > WORKING_SIDE:
         return Image.fromarray(np.ascontiguousarray(fit_image(picture, WORKING_SIDE, fit).transpose(1, 2, 0)))
-    left, top = (width - side) // 2, (height - side) // 2
     if fit == "crop":
+        left, top = (width - side) // 2, (height - side) // 2
         return picture.crop((left, top, left + side, top + side))
+    # The margins are rounded as fit_image rounds them, so that probes see the picture where training saw it.
     square = Image.new("RGB", (side, side), "white")
-    square.paste(picture, (-left, -top))
+    square.paste(picture, ((side - width) // 2, (side - height) // 2))
     return square
 
 
