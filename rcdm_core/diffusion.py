@@ -79,8 +79,9 @@ class Reverse(NamedTuple):
 
 def _at(values: np.ndarray, t: Tensor, like: Tensor) -> Tensor:
     """values[t] as float32 [B, 1, 1, 1]: computed in float64, cast last."""
-    picked = torch.from_numpy(values).to(t.device)[t]
-    return picked.float().view(-1, *[1] * (like.dim() - 1))
+    # Cast before the move: there are devices without float64.
+    picked = torch.from_numpy(values).float().to(t.device)[t]
+    return picked.view(-1, *[1] * (like.dim() - 1))
 
 
 def _mean_over_picture(x: Tensor) -> Tensor:
@@ -131,8 +132,11 @@ class Diffusion:
         self.alpha_bar = np.cumprod(1 - self.betas)
         self.alpha_bar_prev = np.append(1.0, self.alpha_bar[:-1])
         self._posterior_variance = self.betas * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
-        # At t = 0 the posterior has no variance; its logarithm borrows the next step's.
-        self._posterior_log_variance = np.log(np.append(self._posterior_variance[1], self._posterior_variance[1:]))
+        # At t = 0 the posterior has no variance; its logarithm borrows the next step's, if there is one.
+        least = self._posterior_variance[1] if len(self.betas) > 1 else self.betas[0]
+        self._posterior_log_variance = np.log(np.append(least, self._posterior_variance[1:]))
+        # Beta itself at t = 0 would make the last decoding step far too noisy.
+        self._large_log_variance = np.log(np.append(least, self.betas[1:]))
         self._x0_coefficient = self.betas * np.sqrt(self.alpha_bar_prev) / (1 - self.alpha_bar)
         self._x_t_coefficient = (1 - self.alpha_bar_prev) * np.sqrt(1 - self.betas) / (1 - self.alpha_bar)
 
@@ -206,9 +210,7 @@ class Diffusion:
             return fraction * large + (1 - fraction) * small
         if self.config.variance == "fixed_small":
             return small.expand_as(like)
-        # Beta itself at the first step makes the last decoding step far too noisy.
-        floored = np.log(np.append(self._posterior_variance[1], self.betas[1:]))
-        return _at(floored, t, like).expand_as(like)
+        return _at(self._large_log_variance, t, like).expand_as(like)
 
     def reverse(self, output: Tensor, x_t: Tensor, t: Tensor, clip: bool = True) -> Reverse:
         """p(x_{t-1} | x_t) from the network's output.

@@ -81,8 +81,8 @@ def dpm_timesteps(diffusion: Diffusion, steps: int) -> np.ndarray:
     log(alpha / sigma) is at least MIN_LOG_SNR; the step after the last leads to x_0."""
     lambdas = 0.5 * np.log(diffusion.alpha_bar / (1 - diffusion.alpha_bar))
     noisiest = int(np.nonzero(lambdas >= MIN_LOG_SNR)[0][-1])
-    if not 1 <= steps <= noisiest + 1:
-        raise ValueError(f"{steps} sampling steps: between 1 and {noisiest + 1} are possible")
+    if not 1 <= steps <= noisiest:
+        raise ValueError(f"{steps} sampling steps: between 1 and {noisiest} are possible")
     return np.linspace(noisiest, 0, steps + 1).round().astype(int)[:-1]
 
 

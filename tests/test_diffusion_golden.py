@@ -154,3 +154,14 @@ def test_impossible_steps_are_refused() -> None:
         sample("euler", lambda x, t: x, diffusion, torch.zeros(1, 3, 4, 4), 5)
     with pytest.raises(ValueError, match="none of"):
         DiffusionConfig(schedule="quadratic")
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_fewest_and_the_most_steps_give_numbers(sampler: str, schedule: str) -> None:
+    diffusion = Diffusion(DiffusionConfig(schedule=schedule, prediction="v", variance="fixed_large"))
+    torch.manual_seed(0)
+    x_T = torch.randn(1, 3, 2, 2)
+    most = dpm_timesteps(diffusion, 1)[0] if sampler == "dpm++" else 1000
+    for steps in (1, int(most)):
+        assert sample(sampler, lambda x, t: 0.5 * x, diffusion, x_T, steps).isfinite().all()
