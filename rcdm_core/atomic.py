@@ -5,11 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rcdm_core.errors import RCDMError
+
+# Temporary names carry machine and process, so that what a killed process left can be told from what is being written.
+# Processes of other machines may share the folder, and nothing is known of theirs.
+_MACHINE = re.sub(r"[^\w-]", "-", platform.node())[:40] or "localhost"
+_TEMPORARY = re.compile(rf"\..+\.{re.escape(_MACHINE)}\.(\d+)\.tmp")
+_cleaned: set[Path] = set()
 
 
 def sync_file(path: Path) -> None:
@@ -35,14 +43,15 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, option: str = "--out") -> Iterator[Path]:
     """Gives a temporary path beside `path` to fill; on success `path` is switched to it in one rename.
 
-    Raises RCDMError when the disk is full or the folder cannot be written; `path` is then what it was before.
+    option: what the user chose the folder with, for messages. Raises RCDMError when the disk is full or the folder
+    cannot be written; `path` is then what it was before.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with explain_failures(path):
+    temporary = _temporary(path)
+    with explain_failures(path, option):
         try:
             yield temporary
             _give_usual_permissions(temporary)
@@ -67,7 +76,7 @@ def create_folder(path: Path, fill: Callable[[Path], None]) -> None:
     Raises RCDMError as `replacing` does.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     with explain_failures(path):
         try:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -86,27 +95,51 @@ def create_folder(path: Path, fill: Callable[[Path], None]) -> None:
         sync_folder(path.parent)
 
 
-def make_folder(path: Path) -> Path:
+def _temporary(path: Path) -> Path:
+    """Where to write what will be `path`. The first time in a folder, what killed processes left there is removed."""
+    folder = path.parent.absolute()
+    if folder not in _cleaned and os.name == "posix":  # elsewhere, asking after a process with os.kill would end it
+        _cleaned.add(folder)
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                left = _TEMPORARY.fullmatch(entry.name)
+                if left and not _is_running(int(left[1])):
+                    shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
+    return path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}.tmp")
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def make_folder(path: Path, option: str = "--out") -> Path:
     """Create the folder and its parents. Raises RCDMError when that is not permitted or a file is in the way."""
-    with explain_failures(Path(path)):
+    with explain_failures(Path(path), option):
         Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)
 
 
 @contextlib.contextmanager
-def explain_failures(path: Path) -> Iterator[None]:
-    """Turn the failures of writing `path` into an RCDMError of one sentence."""
+def explain_failures(path: Path, option: str = "--out") -> Iterator[None]:
+    """Turn the failures of writing `path`, which was chosen with `option`, into an RCDMError of one sentence."""
     try:
         yield
     except PermissionError as error:
-        raise RCDMError(f"No permission to write {path}; choose another folder with --out.") from error
+        raise RCDMError(f"No permission to write {path}; choose another folder with {option}.") from error
     except Exception as error:
         # safetensors reports the errors of the operating system as its own, with the number in the text alone.
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
         if full:
             raise RCDMError(
-                f"The disk is full: {path} could not be written and is unchanged; free some space and try again."
+                f"The disk is full: {path} could not be written and is unchanged; free some space, or choose another "
+                f"folder with {option}, and try again."
             ) from error
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise RCDMError(f"{path} could not be written ({error}); check the folder given with --out.") from error
+            raise RCDMError(f"{path} could not be written ({error}); check the folder given with {option}.") from error
         raise

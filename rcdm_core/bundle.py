@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,17 +37,18 @@ FILE_NAME = "model.safetensors"
 class ProviderRecord:
     """The encoder of a bundle: how to get it again, and what is known about it."""
 
-    name: str
+    name: str                           # as it was given to --provider
     kind: str
     dim: int
     image_size: int
     options: dict[str, Any]
-    weights: str | None                 # as given to --weights; None: the provider's own
+    weights: str | None                 # absolute path or URL; None: the provider's own
     weights_digest: str                 # sha256 of the loaded weights
     licence: str | None = None          # of the encoder's weights
     citation: str | None = None
     distribution: str | None = None     # the plugin that it came from
     version: str | None = None
+    resolved: str | None = None         # the name to load it by from any folder, where that is not `name`
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,6 @@ class DataRecord:
     fingerprint: str                    # of the set of content ids
     train_count: int
     held_out: tuple[str, ...]           # content ids, hexadecimal
-    flip: bool
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,10 @@ class BundleConfig:
     images_seen: int
     seconds: float
     seed: int
-    arguments: dict[str, Any]           # of the training
+    arguments: dict[str, Any]           # of the training, as they were given
     versions: dict[str, str]
-    licence: str | None = None          # of the generator's weights
+    recipe: dict[str, Any] = field(default_factory=dict)    # the optimisation, the preset's share of it included
+    licence: str | None = None          # of the encoder's weights
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,14 +87,21 @@ class BundleConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BundleConfig:
-        """The inverse of `to_dict`. Raises ValueError, TypeError or KeyError where something is missing or unknown."""
-        fields = dict(values)
-        fields["unet"] = UNetConfig.from_dict(fields["unet"])
-        fields["diffusion"] = DiffusionConfig.from_dict(fields["diffusion"])
-        fields["provider"] = ProviderRecord(**fields["provider"])
-        if fields["data"] is not None:
-            fields["data"] = DataRecord(**{**fields["data"], "held_out": tuple(fields["data"]["held_out"])})
-        return cls(**fields)
+        """The inverse of `to_dict`. Raises ValueError, TypeError or KeyError where something is missing."""
+        found = _known(cls, values)
+        found["unet"] = UNetConfig.from_dict(found["unet"])
+        found["diffusion"] = DiffusionConfig.from_dict(found["diffusion"])
+        found["provider"] = ProviderRecord(**_known(ProviderRecord, found["provider"]))
+        if found["data"] is not None:
+            data = _known(DataRecord, found["data"])
+            found["data"] = DataRecord(**{**data, "held_out": tuple(data["held_out"])})
+        return cls(**found)
+
+
+def _known(record: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what an earlier version recorded and this one has no use for."""
+    names = {entry.name for entry in fields(record)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class RCDM:
         self._fingerprint = Fingerprint(config.provider.weights_digest, contents.fingerprint_h)
         self._train_ids = None if contents.train_ids is None else contents.train_ids.numpy()
         self._encoder = encoder
-        self._provider = provider or config.provider.name
+        self._provider = provider or config.provider.resolved or config.provider.name
         self._weights = weights or config.provider.weights
 
     # what it is
@@ -139,7 +139,8 @@ class RCDM:
         self._encoder = encoder
         return encoder
 
-    @torch.inference_mode()
+    # Not inference_mode: an encoder that is first loaded in here could never be differentiated through afterwards.
+    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Representations of images that exist at one size only, such as samples.
 
@@ -185,7 +186,7 @@ class RCDM:
 
     # h -> images
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         h: Tensor | None,

@@ -16,7 +16,9 @@ class Preset:
 
     Attributes:
         unet: UNetConfig's arguments without the conditioning's.
-        batch_size: pictures a step; lr: AdamW's peak learning rate; warmup: steps until it is reached.
+        batch_size: pictures a step; steps: how many there are when nobody says otherwise (Dhariwal & Nichol's own for
+            their models).
+        lr: AdamW's peak learning rate; warmup: steps until it is reached; lr_schedule: constant after that, or cosine.
         betas, weight_decay, clip: AdamW's betas and decay, the gradient norm's bound (0: none).
         ema_decay: of the weights that are kept.
         standardise: whether the network standardises h.
@@ -27,6 +29,7 @@ class Preset:
     unet: Mapping[str, Any]
     diffusion: DiffusionConfig
     batch_size: int
+    steps: int
     lr: float
     warmup: int = 100
     lr_schedule: str = "constant"
@@ -67,6 +70,7 @@ PRESETS: dict[str, Preset] = {
             },
             _V_COSINE,
             batch_size=32,
+            steps=6_000,
             lr=1e-3,
             lr_schedule="cosine",
             ema_decay=0.998,
@@ -84,6 +88,7 @@ PRESETS: dict[str, Preset] = {
             },
             _V_COSINE,
             batch_size=128,
+            steps=300_000,
             lr=3e-4,
             lr_schedule="cosine",
             warmup=1000,
@@ -104,6 +109,7 @@ PRESETS: dict[str, Preset] = {
             },
             _ADM_COSINE,
             batch_size=2048,
+            steps=540_000,
             lr=3e-4,
             warmup=0,
             clip=0.0,
@@ -121,6 +127,7 @@ PRESETS: dict[str, Preset] = {
             },
             _ADM_LINEAR,
             batch_size=256,
+            steps=4_360_000,
             lr=1e-4,
             warmup=0,
             clip=0.0,
@@ -138,6 +145,7 @@ PRESETS: dict[str, Preset] = {
             },
             _ADM_LINEAR,
             batch_size=256,
+            steps=1_980_000,
             lr=1e-4,
             warmup=0,
             clip=0.0,

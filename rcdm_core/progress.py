@@ -10,8 +10,11 @@ class Reporter:
     nested.
     """
 
-    def start(self, total: float | None, description: str, unit: str = "it") -> None:
-        """A piece of work begins, of `total` units (None: not known beforehand)."""
+    def start(self, total: float | None, description: str, unit: str = "it", done: float = 0) -> None:
+        """A piece of work begins, of `total` units (None: not known beforehand).
+
+        `done` of them were done at an earlier time: they count as progress, but not for the rate.
+        """
 
     def update(self, advance: float = 1, **numbers: float) -> None:
         """`advance` more units are done; `numbers` are worth showing beside the bar, such as loss=0.1."""
@@ -21,3 +24,11 @@ class Reporter:
 
     def finish(self) -> None:
         """The piece of work that was started last is over."""
+
+
+def in_round_words(seconds: float) -> str:
+    """A length of time to one unit: `about 3 hours`."""
+    for unit, length in (("year", 365 * 86400.0), ("day", 86400.0), ("hour", 3600.0), ("minute", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"about {round(seconds / length)} {unit}s"
+    return f"about {max(1, round(seconds))} seconds"

@@ -12,7 +12,7 @@ from test_bundle import make_bundle
 from training_fixtures import write_encoder, write_images
 
 import rcdm_core as rcdm
-from rcdm_core import precision, randomness
+from rcdm_core import bundle, precision, randomness
 from rcdm_core.data.folder import ImageFolder
 from rcdm_core.data.images import read_image
 from rcdm_core.diffusion import Diffusion
@@ -124,6 +124,18 @@ def test_generated_pictures_are_resized_with_antialiasing(model: RCDM) -> None:
     assert torch.allclose(model.encode(images), model.encoder(small), atol=1e-6)
     with pytest.raises(ValueError, match="shape"):
         model.encode(images[0])
+
+
+def test_an_encoder_that_encode_loads_can_be_differentiated(model: RCDM) -> None:
+    assert model.path is not None
+    lazy = bundle.load(model.path, check_encoder=False)
+    assert not lazy.encode(torch.rand(1, 3, 8, 8)).requires_grad
+    images = torch.rand(1, 3, 8, 8, requires_grad=True)
+    lazy.encoder(images).sum().backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+    h = model.sample(torch.zeros(1, 5), steps=1)[:, 0].requires_grad_()  # samples may be differentiated through, too
+    lazy.encoder(h).sum().backward()
+    assert h.grad is not None
 
 
 def test_files_are_read_at_the_encoders_size_with_the_fit_of_the_training(model: RCDM, tmp_path: Path) -> None:

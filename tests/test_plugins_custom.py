@@ -77,8 +77,8 @@ def test_a_function_in_a_file_is_an_encoder(
     before = list(sys.path)
     name = "custom:enc.py:plain"
     provider = find_provider(name)
-    assert provider.name == name and name not in providers()
-    assert source_of(name).name == "custom"
+    assert provider.name == f"custom:{folder / 'enc.py'}:plain"  # the same encoder from every working directory
+    assert name not in providers() and source_of(name).name == source_of(provider.name).name == "custom"
     options = {"image_size": "16", "mean": "0.25,0.25,0.25", "std": "0.5,0.5,0.5"}
     encoder = load_encoder(name, options=options)
     assert (encoder.dim, encoder.image_size) == (3, 16)
@@ -148,7 +148,7 @@ def test_a_function_may_return_an_encoder_of_its_own(folder: Path) -> None:
         ("custom:enc.py:wrong", r"wrong in enc\.py returns a builtin_function_or_method, expected a torch\.nn\.Module"),
         ("custom:enc.py:failing", r"enc\.py line 36 fails with KeyError: 'missing'"),
         ("custom:enc.py:needs", r"enc\.py fails with TypeError: needs\(\) missing 1 required positional argument"),
-        ("custom:enc.py:spatial", r"custom:enc\.py:spatial returns shape \[4, 3, 224, 224\] .*expected h of shape"),
+        ("custom:enc.py:spatial", r"enc\.py:spatial returns shape \[4, 3, 224, 224\] .*expected h of shape"),
         ("custom:syntax.py:f", r"syntax\.py line 2 fails with SyntaxError"),
         ("custom:leaves.py:f", r"leaves\.py line 2 fails with SystemExit: 3"),
         ("custom:notes/x:f", r"notes/x is not a Python file|x is not a Python file"),

@@ -270,10 +270,24 @@ def test_a_fingerprint_tells_weights_preprocessing_and_sameness_apart() -> None:
     assert other_mean.weights_digest == stored.weights_digest
     assert "other preprocessing" in str(compare_fingerprints(stored, other_mean))
     assert "5 dimensions instead of 6" in str(compare_fingerprints(stored, Fingerprint("", stored.h[:, :5])))
+    offset = 1000 * torch.arange(6.0)  # between dimensions, which says nothing about pictures
+    moved, hidden = (Fingerprint(mark.weights_digest, mark.h + offset) for mark in (stored, other_mean))
+    assert "other preprocessing" in str(compare_fingerprints(moved, hidden))
+    constant = Fingerprint("", torch.full((4, 6), 5.0))
+    assert compare_fingerprints(constant, Fingerprint("", constant.h * (1 + 2**-22))) is None
+    assert compare_fingerprints(constant, Fingerprint("", constant.h * (1 + 1e-4))) is not None
     broken = Fingerprint(stored.weights_digest, torch.full_like(stored.h, torch.nan))
     assert compare_fingerprints(stored, broken) is not None
     nothing = Fingerprint("", torch.zeros(4, 0))
     assert compare_fingerprints(nothing, nothing) is None
+
+
+def test_a_third_digit_of_the_normalisation_is_seen() -> None:
+    encoder = load_encoder("random-resnet50")
+    stored = fingerprint(encoder)
+    assert torch.allclose(encoder.std[0, 0], torch.tensor(0.229))
+    encoder.std[0, 0] = 0.228
+    assert "other preprocessing" in str(compare_fingerprints(stored, fingerprint(encoder)))
 
 
 def test_a_fingerprint_ignores_the_precision_of_the_work_around_it() -> None:

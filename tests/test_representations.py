@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,11 +18,12 @@ from safetensors import safe_open
 from training_fixtures import write_encoder, write_images
 
 import rcdm_core as rcdm
+from rcdm_core import atomic
 from rcdm_core.atomic import replacing
 from rcdm_core.data.folder import ImageFolder
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.encoder import Encoder, fingerprint
-from rcdm_core.errors import RCDMError
+from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.progress import Reporter
 from rcdm_core.training import representations
 from rcdm_core.training.dataset import Dataset, prepare
@@ -166,6 +171,59 @@ def test_unreadable_files_are_left_out_and_listed_every_time(tmp_path: Path, enc
         assert all(reason for _, reason in source.skipped)
 
 
+def test_a_picture_that_can_be_read_again_is_taken_back(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is shared: what a failing disk or a missing decoder left out once must not be left out for ever."""
+    folder = write_images(tmp_path / "images", 10)
+    plain = ImageFolder.get
+
+    def failing(self: ImageFolder, index: int, size: int) -> np.ndarray:
+        if self.names[index] == "003.png":
+            raise UnreadableImage("the disk failed")
+        return plain(self, index, size)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFolder, "get", failing)
+        assert run_pass(ImageFolder(folder), encoder, tmp_path / "cache").readable.sum() == 9
+    source = ImageFolder(folder)
+    data = run_pass(source, encoder, tmp_path / "cache")
+    assert data.readable.all() and source.skipped == []
+    row = int(np.flatnonzero(data.order == source.names.index("003.png"))[0])
+    image = torch.from_numpy(source.get(source.names.index("003.png"), 8)).float()[None] / 255
+    assert np.allclose(data.h[np.array([row])][0, 0], encoder(image)[0], atol=1e-5)
+
+
+def test_what_killed_passes_left_is_removed_and_what_others_write_is_not(tmp_path: Path, encoder: Encoder) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    machine = atomic._MACHINE
+    dead = tmp_path / f".h-0.safetensors.{machine}.{ended.pid}.tmp"
+    kept = {
+        f".h-1.safetensors.{machine}.{os.getppid()}.tmp",  # of a process that is running
+        f".h-2.safetensors.elsewhere.{ended.pid}.tmp",  # of another machine, of which nothing is known
+        f"h-3.safetensors.{machine}.{ended.pid}.tmp",  # of the user
+    }
+    for name in (dead.name, *kept):
+        (tmp_path / name).touch()
+    run_pass(Shapes(4), encoder, tmp_path)
+    assert not dead.exists() and kept < {file.name for file in tmp_path.iterdir()}
+
+
+def test_a_full_disk_names_the_option_of_the_cache(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RCDMError, match=r"disk is full.*--cache or RCDM_CACHE"):
+        run_pass(Shapes(4), encoder, tmp_path / "cache")
+    (tmp_path / "file").touch()
+    with pytest.raises(RCDMError, match="--cache or RCDM_CACHE"):
+        run_pass(Shapes(4), encoder, tmp_path / "file" / "cache")
+
+
 def test_a_folder_that_is_mostly_unreadable_is_an_error_and_nothing_is_cached(tmp_path: Path, encoder: Encoder) -> None:
     folder = write_images(tmp_path / "images", 2)
     for number in range(3):
@@ -211,19 +269,19 @@ def test_a_file_that_goes_away_during_the_training_is_replaced_by_a_training_ima
 
 
 def test_statistics_are_those_of_numpy_and_dead_dimensions_stay_quiet(tmp_path: Path) -> None:
-    values = np.random.RandomState(0).randn(2500, 2, 4).astype(np.float32) * [1, 100, 10, 0] + [0, 5, -3, 7]
-    values[..., 3] += 1e-6 * np.random.RandomState(1).randn(2500, 2)  # constant but for rounding
+    scales = [1, 100, 1e4, 1e-3, 0, 0]  # the fourth is small beside the others, and informative all the same
+    values = np.random.RandomState(0).randn(2500, 2, 6).astype(np.float32) * scales + [0, 5, -3, 1, 7, 0]
+    values[..., 4] += 1e-6 * np.random.RandomState(1).randn(2500, 2)  # constant but for rounding
     path = tmp_path / "h.safetensors"
-    with RowWriter(path, "h", (2, 4), np.dtype(np.float32)) as writer:
+    with RowWriter(path, "h", (2, 6), np.dtype(np.float32)) as writer:
         writer.append(values)
         writer.finish({})
     rows = np.random.RandomState(2).permutation(2500)[:2100]
     mean, std = representations.statistics(Rows(path), rows)
-    used = values[rows].astype(np.float32).reshape(-1, 4).astype(np.float64)
-    assert np.allclose(mean, used.mean(0), rtol=1e-5, atol=1e-5)
-    assert np.allclose(std[:3], used.std(0)[:3], rtol=1e-5)
-    typical = np.sqrt((used.std(0) ** 2).mean())
-    assert np.isclose(float(std[3]), typical, rtol=1e-4)
+    used = values[rows].astype(np.float32).reshape(-1, 6).astype(np.float64)
+    assert np.allclose(mean, used.mean(0), rtol=1e-5, atol=1e-4)
+    assert np.allclose(std[:4], used.std(0)[:4], rtol=1e-5)
+    assert std[4:].tolist() == [1, 1]
 
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, encoder: Encoder) -> None:

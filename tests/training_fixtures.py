@@ -30,12 +30,12 @@ class Recorder(Reporter):
 
     def __init__(self, on_update: Callable[[int], object] | None = None) -> None:
         self.lines: list[str] = []
-        self.started: list[tuple[float | None, str]] = []
+        self.started: list[tuple[float | None, str, float]] = []
         self.updates = 0
         self.on_update = on_update
 
-    def start(self, total: float | None, description: str, unit: str = "it") -> None:
-        self.started.append((total, description))
+    def start(self, total: float | None, description: str, unit: str = "it", done: float = 0) -> None:
+        self.started.append((total, description, done))
 
     def update(self, advance: float = 1, **numbers: float) -> None:
         if "loss" in numbers:
@@ -66,9 +66,8 @@ def micro(monkeypatch: pytest.MonkeyPatch) -> str:
         "channel_mult": (1, 1),
         "attention_resolutions": (4,),
     }
-    monkeypatch.setitem(
-        PRESETS, "micro", Preset("micro", "for tests", unet, DiffusionConfig(), batch_size=8, lr=1e-3, warmup=2)
-    )
+    preset = Preset("micro", "for tests", unet, DiffusionConfig(), batch_size=8, steps=15, lr=1e-3, warmup=2)
+    monkeypatch.setitem(PRESETS, "micro", preset)
     return "micro"
 
 

@@ -56,9 +56,9 @@ class PlainReporter(Reporter):
         self.every = every
         self.running = False
 
-    def start(self, total: float | None, description: str, unit: str = "it") -> None:
+    def start(self, total: float | None, description: str, unit: str = "it", done: float = 0) -> None:
         self.total, self.description, self.unit = total, description, unit
-        self.done = 0.0
+        self.done = self.done_before = float(done)
         self.numbers: dict[str, float] = {}
         self.began = self.said = time.monotonic()
         self.running = True
@@ -79,10 +79,12 @@ class PlainReporter(Reporter):
         if self.running:
             self.running = False
             elapsed = time.monotonic() - self.began
-            self.log(f"{self.description}: {self.done:g} {self.unit} in {clock(elapsed)}{in_words(self.numbers)}")
+            new = f"{self.done - self.done_before:g} of them " if self.done_before else ""
+            work = f"{self.done:g} {self.unit}{', ' * bool(new)}{new or ' '}in {clock(elapsed)}"
+            self.log(f"{self.description}: {work}{in_words(self.numbers)}")
 
     def _say(self, now: float) -> None:
-        rate = self.done / (now - self.began)
+        rate = (self.done - self.done_before) / max(now - self.began, 1e-9)
         progress = f"{self.done:g}"
         left = ""
         if self.total is not None:
@@ -100,7 +102,7 @@ class BarReporter(Reporter):
         self.task: TaskID | None = None
         self.numbers: dict[str, float] = {}
 
-    def start(self, total: float | None, description: str, unit: str = "it") -> None:
+    def start(self, total: float | None, description: str, unit: str = "it", done: float = 0) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
         from rich.text import Text
@@ -126,7 +128,7 @@ class BarReporter(Reporter):
             console=Console(stderr=True, highlight=False),
         )
         self.progress.start()
-        self.task = self.progress.add_task(description, total=total, numbers="")
+        self.task = self.progress.add_task(description, total=total, completed=done, numbers="")
 
     def update(self, advance: float = 1, **numbers: float) -> None:
         self.numbers.update(numbers)

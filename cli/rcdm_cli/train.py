@@ -40,7 +40,7 @@ class CountOrShare(click.ParamType):
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images at random. [default: flip]")
 @out_option("Folder of the trained model. [default: runs/PROVIDER]")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
-@click.option("--steps", type=click.IntRange(1), help="Stop after so many steps.")
+@click.option("--steps", type=click.IntRange(1), help="Stop after so many. [default: preset's, unless --minutes]")
 @click.option("--minutes", type=float, help="Stop after so many minutes of training.")
 @click.option("--save-every", type=click.IntRange(1), metavar="STEPS", help="A kill loses no more. [default: 500]")
 @click.option("--preview-every", type=click.IntRange(0), metavar="STEPS", help="0: never. [default: at every save]")
@@ -55,13 +55,14 @@ class CountOrShare(click.ParamType):
 @click.option("--weight-decay", type=float, help="Of AdamW. [default: preset's]")
 @click.option("--clip", type=float, metavar="NORM", help="Bound of the gradient's norm, 0: none. [default: preset's]")
 @click.option("--ema", type=float, metavar="DECAY", help="Of the averaged weights that are kept. [default: preset's]")
-@click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="Of computed representations.")
+@click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", help="Of representations. [env: RCDM_CACHE]")
 @click.option("--pixel-cache-limit", type=click.IntRange(0), metavar="BYTES", help="Of decoded images on disk.")
 @compute_options
 def command(**arguments: Any) -> None:
     """Train an RCDM for a representation.
 
-    Without --data it learns from the embedded shapes. Ctrl-C stops it; --resume takes it up again.
+    Without --data it learns from the embedded shapes, and without --steps or --minutes for as many steps as the preset
+    says. Ctrl-C stops it; --resume takes it up again.
     """
     from rcdm_core.training import TrainConfig, stopped, train
 

@@ -42,8 +42,10 @@ def rcdm_resolve(name: str) -> Provider | None:
         raise RCDMError(
             f"{source} in {name!r} does not exist in {Path.cwd()}: give the path of the file that defines {function}"
         )
+    # The provider's own name holds in every working directory.
+    place = str(Path(source).expanduser().absolute()) if is_file(source) else source
     return Provider(
-        name=name,
+        name=f"{PREFIX}{place}:{function}",
         summary=f"the torch.nn.Module that {function} in {source} returns",
         load=partial(load, name, source, function),
         options=OPTIONS,

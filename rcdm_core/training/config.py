@@ -17,10 +17,11 @@ CONDITIONINGS = ("batchnorm", "embedding", "none")
 LR_SCHEDULES = ("constant", "cosine")
 # Held out by default: a tenth, but no more than a gallery for the faithfulness figures needs.
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 512
-# What a resumed run may change: how long it goes on, what it writes on the way, and where it computes.
+# What a resumed run may change: how long it goes on, what it writes on the way, and where it computes. The provider is
+# compared by `setup`, which can resolve its name.
 FREE_ON_RESUME = (
     "out", "steps", "minutes", "device", "precision", "weights", "save_every", "preview_every", "resume", "cache",
-    "pixel_cache_limit",
+    "pixel_cache_limit", "provider",
 )  # fmt: skip
 
 
@@ -45,7 +46,7 @@ class TrainConfig:
     preset: str = "tiny-32"
     conditioning: str | None = None     # batchnorm, embedding, none; None: batchnorm if there is an h
     standardise: bool | None = None     # standardise h per dimension with the training set's statistics
-    # how long: whichever comes first; at least one of them
+    # how long: whichever comes first; neither: the preset's steps, or on resume what the run was started with
     steps: int | None = None
     minutes: float | None = None        # of training in all, the time before a resume included
     # optimisation
@@ -73,7 +74,6 @@ class TrainConfig:
         _one_of("--lr-schedule", self.lr_schedule, LR_SCHEDULES)
         _one_of("--precision", self.precision, PRECISIONS)
         _one_of("--fit", self.fit, ("crop", "pad"))
-        _require(self.steps is not None or self.minutes is not None, "Give --steps or --minutes, or both")
         for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "save_every"):
             value = getattr(self, name)
             _require(value is None or (value > 0 and math.isfinite(value)), f"{_option(name)} {value} must be positive")
@@ -82,9 +82,30 @@ class TrainConfig:
             _require(value is None or (value >= 0 and math.isfinite(value)), f"{_option(name)} {value} is negative")
         _require(self.ema is None or 0 <= self.ema < 1, f"--ema {self.ema} must be at least 0 and below 1")
         _require(
-            self.lr_schedule != "cosine" or self.steps is not None,
+            self.lr_schedule != "cosine" or not self.minutes_alone,
             "--lr-schedule cosine needs --steps, because no schedule may depend on how fast the machine is",
         )
+
+    @property
+    def minutes_alone(self) -> bool:
+        """Whether nobody knows beforehand how many steps there will be."""
+        return self.steps is None and self.minutes is not None
+
+    def complete(self, earlier: Mapping[str, Any] | None = None) -> TrainConfig:
+        """With a number of steps where no end was given, and paths that hold in every working directory.
+
+        earlier: `to_dict` of the run that is resumed, if there is one.
+        """
+        values: dict[str, Any] = {}
+        if self.steps is None and self.minutes is None:
+            values = {"steps": PRESETS[self.preset].steps}
+            if earlier is not None:
+                values = {"steps": earlier["steps"], "minutes": earlier["minutes"]}
+        if self.weights is not None and "://" not in self.weights:
+            values["weights"] = _absolute(self.weights)
+        if self.data and self.data.partition(":")[0] != "shapes":
+            values["data"] = _absolute(self.data)
+        return replace(self, **values)
 
     def reached(self, step: int, seconds: float) -> bool:
         """Whether a run that has made so many steps in so many seconds of training is finished."""
@@ -98,7 +119,7 @@ class TrainConfig:
         Raises RCDMError when the step's pictures cannot be split into `accumulate` equal parts.
         """
         preset = PRESETS[self.preset]
-        schedule = self.lr_schedule or (preset.lr_schedule if self.steps is not None else "constant")
+        schedule = self.lr_schedule or ("constant" if self.minutes_alone else preset.lr_schedule)
         own = {
             name: getattr(self, name)
             for name in ("batch_size", "lr", "warmup", "weight_decay", "clip", "standardise")
@@ -120,14 +141,20 @@ class TrainConfig:
         }
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
-    def changes(self, earlier: Mapping[str, Any]) -> list[str]:
-        """What a run that resumes from `earlier` (`to_dict` of it) may not have changed but has, as options."""
-        now = self.to_dict()
-        return [
-            f"{_option(entry.name)} (was {earlier.get(entry.name)}, now {now[entry.name]})"
+    def changes(self, earlier: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
+        """What a run that resumes another may not have changed but has, as options.
+
+        earlier, recipe: `to_dict` of the other one and of its recipe. What the recipe says is compared there alone, so
+        that a preset that was edited in between is noticed and spelling out a default is not.
+        """
+        now, recipe_now = self.to_dict(), self.recipe().to_dict()
+        pairs = [
+            (entry.name, earlier.get(entry.name), now[entry.name])
             for entry in fields(self)
-            if entry.name not in FREE_ON_RESUME and now[entry.name] != earlier.get(entry.name)
+            if entry.name not in FREE_ON_RESUME and entry.name not in recipe_now
         ]
+        pairs += [(name, value, recipe_now.get(name)) for name, value in recipe.items()]
+        return [f"{_option(name)} (was {before}, now {after})" for name, before, after in pairs if before != after]
 
 
 @dataclass(frozen=True)
@@ -145,6 +172,10 @@ class Recipe:
     ema: float
     standardise: bool
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**asdict(self), "betas": list(self.betas)}
+
     @classmethod
     def of(cls, preset: Preset) -> Recipe:
         """The preset's own."""
@@ -157,7 +188,7 @@ class Recipe:
 def stopped(config: TrainConfig, run: Path) -> bool:
     """Whether the bundle in `run` is one of a training that Ctrl-C ended before its time."""
     done = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    return not config.reached(done["step"], done["seconds"])
+    return not config.complete(done.get("arguments")).reached(done["step"], done["seconds"])
 
 
 def default_held_out(count: int) -> int:
@@ -173,6 +204,11 @@ def learning_rate(recipe: Recipe, step: int, steps: int | None) -> float:
     left = max(steps - recipe.warmup, 1)
     done = min(max(step - recipe.warmup, 0) / left, 1.0)
     return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _absolute(path: str) -> str:
+    # Not resolved: a link to the data set of the day is to be followed anew each time.
+    return str(Path(path).expanduser().absolute())
 
 
 def _option(name: str) -> str:

@@ -23,7 +23,7 @@ from rcdm_core.atomic import make_folder, replacing
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.progress import Reporter
 from rcdm_core.training import pixels, representations
-from rcdm_core.training.rows import Rows, RowWriter
+from rcdm_core.training.rows import CACHE_OPTION, Rows, RowWriter
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -74,11 +74,11 @@ def prepare(
     Raises RCDMError when over half of the images are unreadable, the cache cannot be written, or an h is not finite.
     """
     order = content_order(source.ids)
-    make_folder(cache)
+    make_folder(cache, CACHE_OPTION)
     h_path = representations.cache_path(cache, data_key, encoder_key, fingerprint, flip)
     pixels_path = pixels.cache_path(cache, data_key, image_size)
-    h = representations.open_cached(h_path, fingerprint, rows=len(order))
-    cached = pixels.open_cached(pixels_path, rows=len(order))
+    h = _unless_mended(representations.open_cached(h_path, fingerprint, rows=len(order)), source, order)
+    cached = _unless_mended(pixels.open_cached(pixels_path, rows=len(order)), source, order)
     want_pixels = cached is None and len(order) * 3 * image_size**2 <= pixel_limit
     if h is None or want_pixels:
         work = _Pass(source, order, encoder, flip, image_size, device)
@@ -87,12 +87,28 @@ def prepare(
         cached = Rows(pixels_path) if want_pixels else cached
     readable = np.ones(len(order), bool)
     for rows in (h, cached) if cached is not None else (h,):
-        reasons = json.loads(rows.beside("unreadable").tobytes())
-        for row, reason in reasons.items():
-            readable[int(row)] = False
-            source.report_unreadable(int(order[int(row)]), reason)
+        for row, reason in _unreadable(rows).items():
+            readable[row] = False
+            source.report_unreadable(int(order[row]), reason)
     source.check_readable()
     return Dataset(source, image_size, order, readable, h, cached)
+
+
+def _unreadable(rows: Rows) -> dict[int, str]:
+    """Which rows could not be read when the file was written, and why."""
+    return {int(row): reason for row, reason in json.loads(rows.beside("unreadable").tobytes()).items()}
+
+
+def _unless_mended(rows: Rows | None, source: ImageSource, order: np.ndarray) -> Rows | None:
+    """`rows`, or None when a picture that was unreadable can be read now: a disk that had failed, a decoder installed
+    since. It is tried again each time, because many runs share the file and what it says must not be for ever."""
+    if rows is None:
+        return None
+    for row in _unreadable(rows):
+        with contextlib.suppress(UnreadableImage):
+            source.get(int(order[row]), 8)
+            return None
+    return rows
 
 
 class _Pass:
@@ -143,7 +159,8 @@ class _Pass:
     ) -> RowWriter | None:
         if path is None:
             return None
-        return stack.enter_context(RowWriter(stack.enter_context(replacing(path)), name, shape, np.dtype(dtype)))
+        temporary = stack.enter_context(replacing(path, CACHE_OPTION))
+        return stack.enter_context(RowWriter(temporary, name, shape, np.dtype(dtype)))
 
     def _batches(
         self, encoding: bool, drawing: bool

@@ -1,11 +1,33 @@
-"""Ctrl-C and SIGTERM end a training after the step that is under way, so that it can save."""
+"""Ctrl-C and SIGTERM end a training after the step that is under way, so that it can save.
+
+Before the first step there is nothing to save: there both end it at once, and what is half written is removed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Inside, SIGTERM raises KeyboardInterrupt, which cleans up on its way. Only in the main thread."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StopRequests:

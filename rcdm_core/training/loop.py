@@ -21,19 +21,20 @@ from rcdm_core.memory import keep_freed_memory
 from rcdm_core.model import RCDM
 from rcdm_core.precision import computing_in, resolve_device, resolve_precision
 from rcdm_core.presets import PRESETS
-from rcdm_core.progress import Reporter
+from rcdm_core.progress import Reporter, in_round_words
 from rcdm_core.training.batches import Batch, Batches
 from rcdm_core.training.batchnorm import recompute_statistics
 from rcdm_core.training.config import TrainConfig, learning_rate
 from rcdm_core.training.dataset import reading_threads
 from rcdm_core.training.ema import EMA
-from rcdm_core.training.interrupt import StopRequests
+from rcdm_core.training.interrupt import StopRequests, sigterm_as_ctrl_c
 from rcdm_core.training.log import Log
 from rcdm_core.training.pixels import PixelReader
 from rcdm_core.training.preview import write_preview
-from rcdm_core.training.setup import Setup, list_skipped, set_up, versions
+from rcdm_core.training.setup import Setup, completed, list_skipped, remarks, set_up
 from rcdm_core.training.state import Counters, save_state
 from rcdm_core.unet import UNet
+from rcdm_core.versions import versions
 
 LOG_EVERY = 10
 GIVE_UP_AFTER = 5  # steps in a row whose loss or gradient is not finite
@@ -44,7 +45,9 @@ PREVIEW_ROWS, PREVIEW_SAMPLES, PREVIEW_STEPS = 8, 6, 10
 def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
     """Train an RCDM, or go on with one, and return the folder of its bundle.
 
-    Ctrl-C or SIGTERM saves after the step under way and returns as well; `Reporter.log` says how to go on.
+    Ctrl-C or SIGTERM saves after the step under way and returns as well; `Reporter.log` says how to go on. Before the
+    first step there is nothing to save, and KeyboardInterrupt is raised.
+
     On a CPU, in float32 and with one number of threads, a run that was stopped and resumed ends with the same bits.
 
     Raises RCDMError for bad arguments or data, a folder that is in use, a full disk (the last state stays whole), and
@@ -53,13 +56,17 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
     keep_freed_memory()
     reporter = progress or Reporter()
     device = resolve_device(config.device)
-    setup = set_up(config, device, reporter)
+    asked, config = config, completed(config)
+    with sigterm_as_ctrl_c():
+        setup = set_up(config, device, reporter)
+    for line in remarks(asked, config, setup.saved):
+        reporter.log(line)
     reader = PixelReader(setup.dataset, setup.train_rows, reading_threads())
     try:
         # Dropout is seeded for each step; the caller's generators are none of our business.
         gpu = [] if device.type != "cuda" else [torch.cuda.current_device() if device.index is None else device.index]
         with torch.random.fork_rng(gpu):
-            Trainer(config, setup, device, reader, reporter).run()
+            Trainer(config, setup, device, reader, reporter).run(tell_time=asked.steps is None and not config.minutes)
     finally:
         reader.close()
     skipped = list_skipped(setup.run, setup.dataset.source)
@@ -101,11 +108,12 @@ class Trainer:
         self._last_save = self._last_preview = self.counters.step
         self._started = time.monotonic()
         self._before = self.counters.seconds
+        self._step_began = self._started
 
     # the loop
 
-    def run(self) -> None:
-        """All steps that are left."""
+    def run(self, tell_time: bool = False) -> None:
+        """All steps that are left. `tell_time`: say after the first few how long they are going to take."""
         if self._finished():
             if self._step_of_bundle() != self.counters.step:  # the run was killed between state and bundle
                 self._save_bundle()
@@ -113,12 +121,17 @@ class Trainer:
             return
         batches = self._batches("train")
         total, unit = (self.config.steps, "step") if self.config.steps else (60 * (self.config.minutes or 0), "s")
-        self.reporter.start(total, "training", unit=unit)
-        self.reporter.update(self.counters.step if self.config.steps else self.counters.seconds)
-        steps = range(self.counters.step, self.config.steps or 2**62)
+        first = self.counters.step
+        self.reporter.start(total, "training", unit, done=first if self.config.steps else self.counters.seconds)
+        steps = range(first, self.config.steps or 2**62)
+        self._step_began = begun = time.monotonic()
         with StopRequests() as stop, contextlib.closing(batches.prefetched(steps)) as upcoming:
             for batch in upcoming:
                 self._step(batch)
+                left = len(steps) - LOG_EVERY
+                if tell_time and self.counters.step == first + LOG_EVERY and left > 0:
+                    seconds = left * (time.monotonic() - begun) / LOG_EVERY
+                    self.reporter.log(f"At the current rate, the other {left} steps take {in_round_words(seconds)}.")
                 if stop.requested or self._finished():
                     break
                 # Not while steps are being skipped: what is kept should be from before the trouble began.
@@ -141,8 +154,11 @@ class Trainer:
         return self.config.reached(self.counters.step, self.counters.seconds)
 
     def _step(self, batch: Batch) -> None:
-        """One update of the weights, or none where loss or gradient is not finite."""
-        done, begun = self.counters, time.monotonic()
+        """One update of the weights, or none where loss or gradient is not finite.
+
+        The time of a step goes from the end of the one before to its own: waiting for data counts, saving does not.
+        """
+        done = self.counters
         lr = learning_rate(self.recipe, done.step, self.config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -158,10 +174,11 @@ class Trainer:
         else:
             done.skipped += 1
             done.in_a_row += 1
-        took, earlier = time.monotonic() - begun, done.seconds
-        done.seconds = self._before + time.monotonic() - self._started
+        now, earlier = time.monotonic(), done.seconds
+        took, self._step_began = now - self._step_began, now
+        done.seconds = self._before + now - self._started
         self.log.add({**numbers, "lr": lr, "grad_norm": norm, "seconds_per_step": took})
-        shown = {"loss": numbers["loss"], "images_per_second": self.recipe.batch_size / took}
+        shown = {"loss": numbers["loss"], "images_per_second": self.recipe.batch_size / max(took, 1e-9)}
         if self.config.steps:
             self.reporter.update(1, **shown)
         else:
@@ -230,6 +247,7 @@ class Trainer:
         if preview and due:
             self._preview(model)
             self._last_preview = self.counters.step
+        self._step_began = time.monotonic()
 
     def _write_log(self) -> None:
         done = self.counters
@@ -262,6 +280,8 @@ class Trainer:
             seed=self.config.seed,
             arguments=self.config.to_dict(),
             versions=versions(),
+            recipe=self.recipe.to_dict(),
+            licence=setup.provider.licence,
         )
         save(setup.run, config, contents)
         return RCDM(config, contents, path=setup.run, unet=self.ema.network)

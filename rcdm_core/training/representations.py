@@ -15,8 +15,8 @@ from rcdm_core.training.rows import Rows
 if TYPE_CHECKING:
     from rcdm_core.encoder import Fingerprint
 
-# Dimensions whose spread is this much smaller than the typical one hold rounding noise, not information.
-_DEAD_SPREAD = 1e-3
+# A dimension whose spread is this much smaller than its own largest value holds float32's rounding, not information.
+_ROUNDING = 1e-6
 _ROWS_AT_ONCE = 1024
 
 
@@ -52,20 +52,20 @@ def open_cached(path: Path, fingerprint: Fingerprint, rows: int) -> Rows | None:
 def statistics(h: Rows, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [dim] of the given rows, all flips, in one streaming pass (float64, Chan's update).
 
-    A dimension that (nearly) never varies gets the typical standard deviation of the others, not its own, which would
-    blow rounding noise up to unit variance.
+    A dimension that never varies, but for rounding, gets 1: its own standard deviation would blow rounding noise up to
+    unit variance. One that varies little beside the others is informative all the same and keeps its own.
     """
     dim = h.row_shape[-1]
-    mean, sum_of_squares, count = np.zeros(dim), np.zeros(dim), 0
+    mean, sum_of_squares, largest, count = np.zeros(dim), np.zeros(dim), np.zeros(dim), 0
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         block = h[np.sort(rows[start : start + _ROWS_AT_ONCE])].astype(np.float64)
         block = block.reshape(block.shape[0] * block.shape[1], dim)
+        largest = np.maximum(largest, np.abs(block).max(0))
         total = count + len(block)
         shift = block.mean(0) - mean
         sum_of_squares += ((block - block.mean(0)) ** 2).sum(0) + shift**2 * (count * len(block) / total)
         mean += shift * (len(block) / total)
         count = total
     std = np.sqrt(sum_of_squares / max(count, 1))
-    typical = float(np.sqrt(np.mean(std**2))) if dim else 0.0
-    std[std <= _DEAD_SPREAD * typical] = typical or 1.0
+    std[std <= _ROUNDING * largest] = 1.0
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()

@@ -16,6 +16,9 @@ import numpy as np
 
 from rcdm_core.atomic import explain_failures
 
+# What the user chooses the folder of these files with.
+CACHE_OPTION = "--cache or RCDM_CACHE"
+
 _HEADER_BYTES = 4096
 _SAFETENSORS_NAMES: dict[np.dtype, str] = {np.dtype(np.float32): "F32", np.dtype(np.uint8): "U8"}
 # How much may be read before the pages are given back: keeps the resident memory of long trainings flat.
@@ -33,7 +36,7 @@ class RowWriter:
         self.count = 0
 
     def __enter__(self) -> RowWriter:
-        with explain_failures(self.path):
+        with explain_failures(self.path, CACHE_OPTION):
             self._file = self.path.open("wb")
         self._file.write(b" " * _HEADER_BYTES)
         return self
@@ -43,7 +46,7 @@ class RowWriter:
         rows = np.ascontiguousarray(rows, dtype=self.dtype)
         if rows.shape[1:] != self.row_shape:
             raise ValueError(f"rows of shape {rows.shape[1:]} where {self.row_shape} was declared")
-        with explain_failures(self.path):
+        with explain_failures(self.path, CACHE_OPTION):
             self._file.write(rows.data if rows.size else b"")
         self.count += len(rows)
 
@@ -60,7 +63,7 @@ class RowWriter:
         text = json.dumps(header).encode()
         if len(text) > _HEADER_BYTES - 8:
             raise ValueError("the header does not fit into its reserved place")
-        with explain_failures(self.path):
+        with explain_failures(self.path, CACHE_OPTION):
             for array in beside.values():
                 self._file.write(np.ascontiguousarray(array).tobytes())
             self._file.seek(0)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import rcdm_core
-from rcdm_core.atomic import make_folder, replace_text
+from rcdm_core.atomic import explain_failures, make_folder, replace_text
 from rcdm_core.bundle import FILE_NAME, DataRecord, ProviderRecord, id_prefix
 from rcdm_core.data.cache_dir import cache_dir
 from rcdm_core.data.shapes import open_data
@@ -27,7 +25,7 @@ from rcdm_core.presets import PRESETS
 from rcdm_core.progress import Reporter
 from rcdm_core.provider import Provider
 from rcdm_core.registry import find_provider, source_of
-from rcdm_core.training.config import TrainConfig, default_held_out
+from rcdm_core.training.config import TrainConfig, default_held_out, learning_rate
 from rcdm_core.training.dataset import Dataset, content_order, prepare
 from rcdm_core.training.representations import statistics
 from rcdm_core.training.state import SavedState, find_state
@@ -65,7 +63,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
     run = _run_folder(config, provider)
     saved = find_state(run)
     if saved is not None:
-        _refuse_changes(config, saved)
+        _refuse_changes(config, provider, saved)
     source = open_data(config.data, fit=config.fit, keep_duplicates=config.keep_duplicates)
     held_out = default_held_out(len(set(source.ids))) if config.held_out is None else config.held_out
     training, held = split(source.ids, held_out)
@@ -94,7 +92,8 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         raise RCDMError("No picture is left to train on; use more --data or hold out fewer.")
     ids = source.ids
     identity = {
-        "arguments": config.to_dict(),
+        "arguments": {**config.to_dict(), "provider": provider.name},
+        "recipe": config.recipe().to_dict(),
         "data": data_fingerprint(ids[int(dataset.order[row])] for row in train_rows),
         "weights_digest": mark.weights_digest,
     }
@@ -120,7 +119,6 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
             fingerprint=data_fingerprint(ids),
             train_count=len(train_rows),
             held_out=tuple(ids[int(dataset.order[row])] for row in held_out_rows),
-            flip=config.flip,
         ),
         train_ids=_train_ids(source, dataset, train_rows),
         saved=saved,
@@ -128,10 +126,37 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
     )
 
 
-def versions() -> dict[str, str]:
-    """Of what decides the numbers."""
-    packages = {name: metadata.version(name) for name in ("torch", "numpy", "pillow", "safetensors")}
-    return {"rcdm": rcdm_core.__version__, "python": platform.python_version(), **packages}
+def completed(config: TrainConfig) -> TrainConfig:
+    """`config` with an end and absolute paths; on resume, the end is the one that the run had."""
+    saved = None
+    if config.resume:
+        out = config.out if config.out is not None else default_run_folder(find_provider(config.provider).name)
+        saved = find_state(Path(out))
+    return config.complete(None if saved is None else saved.identity["arguments"])
+
+
+def remarks(asked: TrainConfig, config: TrainConfig, saved: SavedState | None) -> list[str]:
+    """What the user should know about the length of the run and the learning rate that hangs on it, as lines.
+
+    asked, config: before and after `completed`.
+    """
+    lines = []
+    if saved is None and asked.steps is None and config.steps is not None:
+        lines.append(
+            f"Training for the {config.steps} steps of preset {config.preset}; --steps or --minutes shorten that."
+        )
+    if config.minutes_alone and config.lr_schedule is None and PRESETS[config.preset].lr_schedule != "constant":
+        lines.append("The learning rate stays constant with --minutes alone; --steps lets it decay to zero.")
+    if saved is not None and config.steps is not None:
+        before = saved.identity["arguments"]["steps"]
+        step, recipe = saved.counters.step, config.recipe()
+        was, now = (learning_rate(recipe, step, steps) for steps in (before, config.steps))
+        if before != config.steps and now > was:
+            lines.append(
+                f"The learning rate rises again, from {was:.3g} to {now:.3g}: it was to reach zero at step {before}, "
+                f"and does so at step {config.steps} now."
+            )
+    return lines
 
 
 def default_run_folder(provider: str) -> Path:
@@ -141,17 +166,26 @@ def default_run_folder(provider: str) -> Path:
 
 def _run_folder(config: TrainConfig, provider: Provider) -> Path:
     run = Path(config.out) if config.out is not None else default_run_folder(provider.name)
-    used = (run / FILE_NAME).exists() or find_state(run) is not None
-    if used and not config.resume:
+    resumable = find_state(run) is not None
+    if (resumable or (run / FILE_NAME).exists()) and not config.resume:
         raise RCDMError(f"{run} already holds a training; go on with it by --resume, or choose another --out.")
-    make_folder(run / "training")
+    if config.resume and (run / FILE_NAME).exists() and not resumable:
+        raise RCDMError(
+            f"{run} holds a trained model, but not what --resume goes on from (its folder training/); put that back, "
+            "or choose another --out."
+        )
+    folder = make_folder(run / "training")
     # Fails now rather than after an hour: a folder can exist and still not be writable.
-    replace_text(run / "training" / "arguments.json", json.dumps(config.to_dict(), indent=1) + "\n")
+    with explain_failures(folder), tempfile.TemporaryFile(dir=folder):
+        pass
     return run
 
 
-def _refuse_changes(config: TrainConfig, saved: SavedState) -> None:
-    changes = config.changes(saved.identity["arguments"])
+def _refuse_changes(config: TrainConfig, provider: Provider, saved: SavedState) -> None:
+    earlier = saved.identity["arguments"]
+    changes = config.changes(earlier, saved.identity.get("recipe", {}))
+    if earlier["provider"] not in (config.provider, provider.name):
+        changes.insert(0, f"--provider (was {earlier['provider']}, now {config.provider})")
     if changes:
         raise RCDMError(
             f"{saved.folder.parent.parent} was started with other arguments: {', '.join(changes)}; "
@@ -190,7 +224,7 @@ def _provider_record(
     # The licence that a provider declares is that of its own weights, not of a checkpoint that the user brings.
     own = provider.weights if config.weights is None else None
     return ProviderRecord(
-        name=provider.name,
+        name=config.provider,
         kind=provider.kind,
         dim=encoder.dim,
         image_size=encoder.image_size,
@@ -201,6 +235,7 @@ def _provider_record(
         citation=own.citation if own else None,
         distribution=origin.distribution,
         version=origin.version,
+        resolved=provider.name if provider.name != config.provider else None,
     )
 
 

@@ -48,7 +48,7 @@ class Counters:
 class SavedState:
     """A state found on disk; the tensors are read when they are needed.
 
-    identity says what the state belongs to: the run's arguments and its data.
+    identity says what the state belongs to: the run's arguments, its recipe, its data and the encoder's weights.
     """
 
     folder: Path
@@ -154,7 +154,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, ten
         name, entry = key.rsplit("/", 1)
         parameter = network.get_parameter(name)
         if value.shape == parameter.shape:
-            # The fused optimizer walks through memory: the moments must be laid out (channels last) as the weights are.
+            # The fused optimizer walks through memory: the moments, contiguous in the file, must lie as the weights do.
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         by_parameter.setdefault(name, {})[entry] = value.detach()
     state = optimizer.state_dict()
