@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from .errors import RCDMError, UnreadableImage
     from .hookspecs import hookimpl, hookspec
     from .model import RCDM
-    from .probes import run_probe
+    from .probes import Context, Probe, Result, run_probe
+    from .progress import Reporter
     from .provider import IMAGENET_MEAN, IMAGENET_STD, Option, Provider, WeightsInfo
     from .registry import find_provider, providers
-    from .training import train
+    from .training import TrainConfig, train
     from .weights import load_into, read_state_dict, resolve_weights
 
 __version__ = "0.1.0"
@@ -53,10 +54,11 @@ _HOME = {
     ".errors": ("RCDMError", "UnreadableImage"),
     ".hookspecs": ("hookimpl", "hookspec"),
     ".model": ("RCDM",),
-    ".probes": ("run_probe",),
+    ".probes": ("Context", "Probe", "Result", "run_probe"),
+    ".progress": ("Reporter",),
     ".provider": ("IMAGENET_MEAN", "IMAGENET_STD", "Option", "Provider", "WeightsInfo"),
     ".registry": ("find_provider", "providers"),
-    ".training": ("train",),
+    ".training": ("TrainConfig", "train"),
     ".weights": ("load_into", "read_state_dict", "resolve_weights"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -70,7 +72,12 @@ __all__ = [
     "load",
     "RCDM",
     "train",
+    "TrainConfig",
+    "Reporter",
     "run_probe",
+    "Probe",
+    "Context",
+    "Result",
     "Shapes",
     "Provider",
     "Option",

@@ -113,12 +113,14 @@ def source_of(provider_name: str) -> PluginReport:
 
 def plugin_reports() -> list[PluginReport]:
     """Every installed plugin, by name, the broken ones with the first line of their error."""
+    if _registry().implementing("rcdm_probes"):
+        probes()  # so that what is wrong with theirs is known
     return sorted(_registry().reports.values(), key=lambda report: (report.name, report.distribution))
 
 
 def probes() -> dict[str, Probe]:
     """The core's own probes and the plugins', by name, sorted. A plugin never replaces one of the core's."""
-    from .probes import PROBES
+    from .probes import PROBES, Probe
 
     registry = _registry()
     found: dict[str, Probe] = dict(PROBES)
@@ -129,13 +131,12 @@ def probes() -> dict[str, Probe]:
             _complain_once(registry, plugin, first_line(error))
             continue
         for probe in offered:
-            name = getattr(probe, "name", None)
-            if not isinstance(name, str) or not callable(getattr(probe, "run", None)):
+            if not isinstance(probe, Probe):
                 _complain_once(registry, plugin, f"rcdm_probes returned a {type(probe).__name__}, expected a Probe")
-            elif name in found:
-                _complain_once(registry, plugin, f"its probe {name} has the name of another one")
+            elif probe.name in found:
+                _complain_once(registry, plugin, f"its probe {probe.name} has the name of another one")
             else:
-                found[name] = probe
+                found[probe.name] = probe
     return dict(sorted(found.items()))
 
 

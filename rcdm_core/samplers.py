@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcdm_core import defaults
 from rcdm_core.diffusion import Diffusion
 
 Network = Callable[[Tensor, Tensor], Tensor]
@@ -121,7 +122,7 @@ def dpmpp_2m(
 
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpmpp_2m}
-DEFAULT_SAMPLER, DEFAULT_SAMPLING_STEPS = "dpm++", 20
+DEFAULT_SAMPLER, DEFAULT_SAMPLING_STEPS = defaults.SAMPLER, defaults.SAMPLING_STEPS
 
 
 def sample(name: str, network: Network, diffusion: Diffusion, x_T: Tensor, steps: int, **kwargs: object) -> Tensor:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from rcdm_core import defaults
 from rcdm_core.atomic import make_folder, replacing
-from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, to_array
+from rcdm_core.errors import RCDMError
+from rcdm_core.probes.pictures import Picture, Pictures, choose, default_data, fit_of, read_arrays
 from rcdm_core.progress import Reporter
 from rcdm_core.report.grid import GridRow, draw_grid, to_pil
 
@@ -27,8 +29,8 @@ def sample_images(
     n: int,
     out: Path,
     seed: int = 0,
-    sampler: str = "dpm++",
-    steps: int = 20,
+    sampler: str = defaults.SAMPLER,
+    steps: int = defaults.SAMPLING_STEPS,
     precision: str = "auto",
     deterministic: bool = False,
     progress: Reporter | None = None,
@@ -40,8 +42,14 @@ def sample_images(
 
     images  files, folders, PIL pictures or float tensors [3, H, W] in [0, 1]; empty: held-out ones of the training
 
-    Raises RCDMError for a picture that cannot be read, and when the folder cannot be written.
+    Raises RCDMError for a picture that cannot be read or is given to an unconditional model, and when the folder cannot
+    be written.
     """
+    if images and not model.h_dim:
+        raise RCDMError(
+            f"{model.name} was trained without a representation and cannot be told what to draw; leave --image out, or "
+            "give another --model."
+        )
     reporter = progress or Reporter()
     folder = make_folder(out)
     pictures: list[Picture | None] = [None]
@@ -54,9 +62,9 @@ def sample_images(
     for picture, name in zip(pictures, names, strict=True):
         h, stream, shown = None, name, np.ones((3, model.image_size, model.image_size), np.float32)
         if picture is not None:
-            square = picture.square(fit_of(model))
-            h = model.encode(torch.from_numpy(to_array(square, model.encoder.image_size))[None])
-            stream, shown = picture.id, to_array(square, model.image_size)
+            fit = fit_of(model)
+            h = model.encode(torch.from_numpy(read_arrays([picture], model.encoder.image_size, fit)))
+            stream, shown = picture.id, read_arrays([picture], model.image_size, fit)[0]
         samples = model.sample(
             h,
             n,
@@ -73,9 +81,8 @@ def sample_images(
                 to_pil(sample).save(temporary, format="PNG")
         rows.append((name, shown, samples))
     reporter.finish()
-    trained_on = [p.name for p in pictures if p is not None and model.trained_on(p.id)]
-    if trained_on:
-        reporter.log(f"{model.name} was trained on {', '.join(trained_on)}: its samples may be memory.")
+    for note in Pictures([p for p in pictures if p is not None]).training_notes([model.name], [model]):
+        reporter.log(note)
     return draw_grid(
         folder / "grid.png",
         [GridRow([name], shown, [samples], [[]]) for name, shown, samples in rows],

@@ -68,6 +68,7 @@ class FakeRCDM:
         self.kept = [i for i in range(9) if i not in gone]
         self.name, self.path, self.deaf, self.trained = name, None, deaf, set(trained)
         self.image_size, self.h_dim = SIZE, len(self.kept)
+        self.device = torch.device("cpu")
         self.encoder = SimpleNamespace(image_size=64)
         self.fingerprint = SimpleNamespace(h=torch.zeros(1, self.h_dim))
         provider = SimpleNamespace(
@@ -80,7 +81,8 @@ class FakeRCDM:
         self.config = SimpleNamespace(unet=unet, provider=provider, data=data, step=1)
         self.before_sampling: Callable[[], None] = lambda: None
 
-    def to(self, device: str) -> FakeRCDM:
+    def to(self, device: torch.device) -> FakeRCDM:
+        self.device = device
         return self
 
     def trained_on(self, content_id: str) -> bool:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -221,13 +222,13 @@ def test_the_samplers_are_those_of_the_core() -> None:
     option = next(parameter for parameter in sample.command.params if parameter.name == "sampler")
     assert isinstance(option.type, click.Choice) and set(option.type.choices) == set(samplers.SAMPLERS)
     assert option.default == samplers.DEFAULT_SAMPLER
+    assert samplers.DEFAULT_SAMPLER in samplers.SAMPLERS
 
 
 def test_bad_data_and_folders_of_a_training(tmp_path: Path) -> None:
     def start(*more: str | Path) -> str:
         return error_of("train", "--provider", "shapes-all", "--cache", tmp_path / "cache", *more)
 
-    assert "--steps or --minutes" in start()
     (tmp_path / "empty").mkdir()
     run = ("--steps", "1", "--out", tmp_path / "run", "--data")
     assert str(tmp_path / "empty") in start(*run, tmp_path / "empty")
@@ -318,6 +319,22 @@ def test_sample_without_a_picture_takes_held_out_ones(trained: Path, tmp_path: P
     result = rcdm("sample", *common)
     assert result.exit_code == 0 and "trained on" not in result.output, result.output
     assert len(list(tmp_path.glob("shapes-*.png"))) == 4
+
+
+def test_an_encoder_that_has_moved(trained: Path, tmp_path: Path) -> None:
+    """Its new name and place can be given, and its fingerprint decides."""
+    model = ("--model", trained / "runs" / "first", "--out", tmp_path)
+    for command in (["sample"], ["probe", "invariance"], ["evaluate"]):
+        assert "another encoder" in error_of(*command, *model, "--provider", "shapes-all")
+        assert "missing.pth" in error_of(*command, *model, "--weights", "missing.pth")
+
+
+def test_an_unconditional_model_takes_no_picture() -> None:
+    from rcdm_core.sampling import sample_images
+
+    model: Any = SimpleNamespace(name="free", h_dim=0)
+    with pytest.raises(rcdm_core.RCDMError, match="free was trained without a representation"):
+        sample_images(model, ["x.png"], n=1, out=Path("nowhere"))
 
 
 def test_what_is_no_picture_and_no_model(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

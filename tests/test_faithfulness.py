@@ -54,7 +54,7 @@ def test_the_ceiling_at_image_size_is_perfect(result: Result) -> None:
 
 def test_held_out_pictures_alone(result: Result) -> None:
     assert result.provenance["gallery_size"] == 120 and result.provenance["conditioning_pictures"] == 80
-    used = [picture["sha256"] for picture in result.provenance["pictures"]]
+    used = [picture["content_id"] for picture in result.provenance["pictures"]]
     assert used == sorted(DATA.ids)[30:]
     assert len(result.images) == 80 and np.array(result.images[0]["ranks"]["exact"]["originals"]).shape == (2,)
 

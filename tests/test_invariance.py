@@ -12,13 +12,15 @@ from fake_rcdm import FakeRCDM, discs
 from PIL import Image
 
 import rcdm_core
+from rcdm_core.data.folder import ImageFolder
 from rcdm_core.data.images import fit_image
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.bootstrap import Estimate
 from rcdm_core.probes.base import Result
-from rcdm_core.probes.pictures import squared
+from rcdm_core.probes.invariance import Block, answer, variance_ratio
+from rcdm_core.probes.pictures import choose, from_source, read_arrays, squared
 from rcdm_core.probes.transforms import TRANSFORMS, Original, pick, transformed
 from rcdm_core.probes.verdicts import Evidence, judge
 
@@ -116,7 +118,7 @@ def test_the_output(result: Result) -> None:
     stored = json.loads((result.out / "result.json").read_text())
     assert stored["schema_version"] == 1 and stored["complete"] and stored["probe"] == "invariance"
     assert stored["arguments"]["seed"] == 0 and stored["arguments"]["transform"] == ROWS
-    assert len(stored["images"]) == 6 and all(len(image["sha256"]) == 64 for image in stored["images"])
+    assert len(stored["images"]) == 6 and all(len(image["content_id"]) == 64 for image in stored["images"])
     assert [model["name"] for model in stored["models"]] == ["all", "no-color", "no-position", "deaf"]
     assert {"rcdm", "torch", "numpy"} <= set(stored["versions"])
     assert sorted(stored["files"]) == [
@@ -165,15 +167,77 @@ def test_trained_on_is_said_and_avoided(tmp_path: Path) -> None:
     trained = sorted(DATA.ids)[:20]
     model = FakeRCDM("all", trained=trained)
     result = run([model], tmp_path / "1", count=3, pool=0, transform="flip")
-    assert [image["sha256"] for image in result.images] == sorted(DATA.ids)[20:23]
-    picture = DATA.get(0, 64).astype(np.float32) / 255
+    assert [image["content_id"] for image in result.images] == sorted(DATA.ids)[20:23]
+    pixels = DATA.get(0, 64)
+    picture = tmp_path / "picture.png"
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(picture)
     given = run([model], tmp_path / "2", images=[picture], pool=0, transform="flip")
-    model.trained = {given.images[0]["sha256"]}
+    model.trained = {given.images[0]["content_id"]}
     seen = run([model], tmp_path / "3", images=[picture], pool=0, transform="flip")
     assert seen.provenance["pictures"][0]["trained_on"] == {"all": True}
     assert any("all was trained on 1 of the 1 pictures" in note for note in seen.notes)
+    memory = run([model], tmp_path / "4", images=[pixels.astype(np.float32) / 255], pool=0, transform="flip")
+    assert memory.provenance["pictures"][0]["trained_on"] == {"all": None}
+    assert any("not known whether all was trained on picture" in note for note in memory.notes)
     with pytest.raises(RCDMError, match="trained on"):
-        run([FakeRCDM("all", trained=DATA.ids)], tmp_path / "4")
+        run([FakeRCDM("all", trained=DATA.ids)], tmp_path / "5")
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_pictures_that_nobody_transforms_are_read_as_in_training(tmp_path: Path, fit: str) -> None:
+    """Also large ones: from the original at once, not by way of the size at which transforms work."""
+    pixels = np.random.default_rng(1).integers(0, 256, (1201, 1500, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    folder = ImageFolder(tmp_path, fit=fit)
+    memory = choose([Image.fromarray(pixels)], None, [], count=1)
+    for picture in (from_source(folder, 0), choose([tmp_path / "large.png"], None, [], count=1)[0], memory[0]):
+        assert np.array_equal(read_arrays([picture], 48, fit)[0], folder.get(0, 48).astype(np.float32) / 255)
+
+
+def test_the_variance_of_samples_is_that_of_the_pictures_for_a_faithful_generator(result: Result) -> None:
+    """An exact generator reaches 1 whatever h holds; here over few pictures, so that the interval has to say so."""
+    for name in ("all", "deaf"):
+        found = result.aggregates[name]["sample_variance"]
+        assert set(found) == set(result.aggregates[name]["rendered_retention"])
+        assert found["position"]["low"] < 1.2 and found["position"]["high"] > 0.8
+    assert result.aggregates["all"]["sample_variance"]["position"]["value"] == pytest.approx(1, abs=0.02)
+    assert "variance of the samples" in (result.out / "report.html").read_text()
+
+
+def test_the_total_variance_is_within_and_between_pictures() -> None:
+    rng = np.random.default_rng(0)
+    real, samples = rng.normal(size=(40, 1, 2)), rng.normal(size=(40, 1, 7, 2)) * 3
+    means = samples.mean(axis=2)
+    spread = ((samples - means[:, :, None]) ** 2).sum(axis=3).mean(axis=2)
+    nothing = np.zeros(0)
+    blocks = [
+        Block(nothing, nothing, nothing, {"position": x}, {"position": m}, {"position": s})
+        for x, m, s in zip(real, means, spread, strict=True)
+    ]
+    found = variance_ratio(blocks, "position", seed=0)
+    expected = samples.reshape(-1, 2).var(axis=0).sum() / real.reshape(-1, 2).var(axis=0).sum()
+    assert found is not None and found.value == pytest.approx(expected) and found.has_interval
+
+
+def test_the_answer_does_not_contradict_itself() -> None:
+    def entry(attribute: str, code: str) -> dict[str, Any]:
+        return {"responses": {attribute: {"verdict": code}}}
+
+    agreeing = {"zoom-in": entry("size", "follows"), "zoom-out": entry("size", "follows")}
+    assert answer("m", agreeing) == "m keeps size."
+    assert answer("m", agreeing | {"zoom-out": entry("size", "not moved")}) == "m keeps size."
+    position = {"flip": entry("position", "ignores"), "vertical-shift": entry("position", "ignores")}
+    assert answer("m", agreeing | {"zoom-out": entry("size", "cannot tell")} | position) == (
+        "m keeps size (by zoom-in); does not keep horizontal position and vertical position; "
+        "leaves open whether it keeps size (by zoom-out)."
+    )
+
+
+def test_a_run_is_described_so_that_it_can_be_repeated(tmp_path: Path) -> None:
+    stored = run([FakeRCDM("all")], tmp_path, count=1, pool=0, transform="flip", device="auto").to_json()
+    assert "--device cpu" in stored["command"] and "--precision auto" in stored["command"]
+    assert stored["models"][0]["device"] == "cpu" and stored["models"][0]["computes_in"] in ("float32", "bfloat16")
+    assert stored["data"]["fingerprint"] == DATA.describe()["fingerprint"]
 
 
 def test_provenance_is_on_disk_before_the_compute(tmp_path: Path) -> None:
@@ -202,6 +266,9 @@ def test_provenance_is_on_disk_before_the_compute(tmp_path: Path) -> None:
         ({"images": ["nowhere.png"]}, "nowhere.png"),
         ({"images": [np.zeros((3, 4, 4), np.uint8)]}, "float tensor"),
         ({"steps": 0}, "--sampling-steps"),
+        ({"device": "gpu"}, "--device gpu is not known"),
+        ({"device": "cuda:77"}, "not on this machine"),
+        ({"weights": "moved.pth"}, "loaded already"),
     ],
 )
 def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -210,7 +277,7 @@ def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> N
 
 
 def test_unknown_probe_and_no_model(tmp_path: Path) -> None:
-    with pytest.raises(RCDMError, match="invariance"):
+    with pytest.raises(RCDMError, match="the nearest is invariance"):
         rcdm_core.run_probe("invarianze", models=[FakeRCDM("all")], out=tmp_path)
     with pytest.raises(RCDMError, match="--model"):
         rcdm_core.run_probe("invariance", models=[], out=tmp_path)
@@ -362,9 +429,7 @@ def test_a_bundle_on_disk_with_a_real_encoder(tmp_path: Path) -> None:
         provider=bundle.ProviderRecord(
             "shapes-no-color", "oracle", encoder.dim, encoder.image_size, {}, None, fingerprint.weights_digest
         ),
-        data=bundle.DataRecord(
-            DATA.describe(), "crop", "", len(training), tuple(DATA.ids[i] for i in held_out), flip=True
-        ),
+        data=bundle.DataRecord(DATA.describe(), "crop", "", len(training), tuple(DATA.ids[i] for i in held_out)),
         preset=preset.name,
         step=0,
         images_seen=0,
@@ -388,7 +453,7 @@ def test_a_bundle_on_disk_with_a_real_encoder(tmp_path: Path) -> None:
     )
     stored = json.loads((result.out / "result.json").read_text())
     assert len(stored["models"][0]["bundle_digest"]) == 64 and stored["models"][0]["path"] == str(tmp_path / "run")
-    used = {picture["sha256"] for picture in stored["pictures"]}
+    used = {picture["content_id"] for picture in stored["pictures"]}
     assert used <= {DATA.ids[i] for i in held_out}
     found = verdicts(result, "run")
     # noise may happen to have no hue at all, which is no verdict either

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -178,22 +179,42 @@ def test_families_of_names_are_resolved_and_their_source_is_known(install: Insta
 
 PROBE = """
 from types import SimpleNamespace
-from rcdm_core import hookimpl
+from rcdm_core import Probe, hookimpl
 
 @hookimpl
 def rcdm_probes():
-    return [SimpleNamespace(name=name, run=len) for name in {names}] + {more}
+    return [Probe(name, "of a test", "figure 0", {{}}, len) for name in {names}] + {more}
 """
 
 
 def test_plugins_add_probes_but_replace_none(install: Install) -> None:
-    install("extra", PROBE.format(names=["mine", "invariance"], more=[3]))
+    install("extra", PROBE.format(names=["mine", "invariance"], more="[3, SimpleNamespace(name='alike', run=len)]"))
     install("wrong", PROBE.format(names=[], more="missing_name"))
     found = registry.probes()
     assert found["mine"].run is len
-    assert found["invariance"].run is not len
+    assert found["invariance"].run is not len and "alike" not in found
     registry.probes()
     assert report("extra").error == (
-        "its probe invariance has the name of another one; rcdm_probes returned a int, expected a Probe"
+        "its probe invariance has the name of another one; rcdm_probes returned a int, expected a Probe; "
+        "rcdm_probes returned a SimpleNamespace, expected a Probe"
     )
     assert "NameError" in str(report("wrong").error)
+
+
+def test_the_report_tells_of_broken_probes_although_nobody_asked_for_probes(install: Install) -> None:
+    install("wrong", PROBE.format(names=[], more="missing_name"))
+    assert "NameError" in str(report("wrong").error)
+
+
+def test_everything_that_a_probe_needs_is_in_the_public_api_without_torch() -> None:
+    program = (
+        "import sys, rcdm_core\n"
+        "names = 'Probe Context Result Reporter Option hookimpl RCDMError'.split()\n"
+        "assert set(names) | {'TrainConfig'} <= set(rcdm_core.__all__)\n"
+        "assert all(getattr(rcdm_core, name) for name in names)\n"
+        "assert 'torch' not in sys.modules\n"
+        "from rcdm_core.training.config import TrainConfig\n"
+        "assert rcdm_core.TrainConfig is TrainConfig\n"
+        "assert all(hasattr(rcdm_core, name) for name in rcdm_core.__all__)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

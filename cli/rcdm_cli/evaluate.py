@@ -7,7 +7,15 @@ from typing import Any
 
 import click
 
-from rcdm_cli.options import compute_options, data_option, json_option, models_option, out_option, sampling_options
+from rcdm_cli.options import (
+    compute_options,
+    data_option,
+    json_option,
+    models_option,
+    moved_encoder_options,
+    out_option,
+    sampling_options,
+)
 from rcdm_cli.probe import run_probe, show
 
 
@@ -17,6 +25,7 @@ from rcdm_cli.probe import run_probe, show
 @out_option("Folder of the results. [default: out/evaluate]")
 @sampling_options
 @json_option
+@moved_encoder_options
 @compute_options
 def command(out: Path | None, as_json: bool, **arguments: Any) -> None:
     """Measure how faithful a model is to its representation.

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from rcdm_core import defaults
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DEBUG = "rcdm_cli.debug"
@@ -122,14 +124,30 @@ def sampling_options(command: F) -> F:
     """--sampler and --sampling-steps."""
     for option in (
         click.option(
-            "--sampling-steps", type=click.IntRange(1), default=20, show_default=True, help="Steps of the sampler."
+            "--sampling-steps",
+            type=click.IntRange(1),
+            default=defaults.SAMPLING_STEPS,
+            show_default=True,
+            help="Steps of the sampler.",
         ),
         click.option(
             "--sampler",
             type=click.Choice(["dpm++", "ddim", "ddpm"]),
-            default="dpm++",
+            default=defaults.SAMPLER,
             show_default=True,
             help="How a sample is drawn.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def moved_encoder_options(command: F) -> F:
+    """--provider and --weights, for a model whose encoder is no longer where it was; its fingerprint decides."""
+    for option in (
+        click.option("--weights", metavar="FILE|URL", help="Checkpoint of the model's encoder, where it has moved."),
+        click.option(
+            "--provider", metavar="NAME", help="Provider of the model's encoder, where it has another name now."
         ),
     ):
         command = option(command)

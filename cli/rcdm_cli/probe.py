@@ -19,6 +19,7 @@ from rcdm_cli.options import (
     json_option,
     models_option,
     models_or_newest,
+    moved_encoder_options,
     out_option,
     sampling_options,
 )
@@ -75,6 +76,7 @@ def probe_command(probe: Probe) -> click.Command:
     @out_option(f"Folder of the results. [default: out/{probe.name}]")
     @sampling_options
     @json_option
+    @moved_encoder_options
     @compute_options
     def run(as_json: bool, **arguments: Any) -> None:
         result = run_probe(probe.name, **arguments)
@@ -107,7 +109,6 @@ def run_probe(
 ) -> Result:
     """`rcdm_core.run_probe` from what was given on the command line."""
     import rcdm_core
-    from rcdm_core.precision import resolve_device
 
     return rcdm_core.run_probe(
         name,
@@ -116,7 +117,7 @@ def run_probe(
         data=data,
         out=out or Path("out") / name,
         steps=sampling_steps,
-        device=str(resolve_device(device)),
+        device=device,
         progress=reporter(),
         **{key: value for key, value in arguments.items() if value is not None},
     )

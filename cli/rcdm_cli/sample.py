@@ -12,6 +12,7 @@ from rcdm_cli.options import (
     images_option,
     model_option,
     models_or_newest,
+    moved_encoder_options,
     out_option,
     sampling_options,
 )
@@ -24,6 +25,7 @@ from rcdm_cli.options import (
 @out_option("Folder of the pictures. [default: out/sample]")
 @sampling_options
 @click.option("--deterministic", is_flag=True, help="The same bits whatever else is asked for, in fixed small batches.")
+@moved_encoder_options
 @compute_options
 def command(
     model: Path | None,
@@ -33,6 +35,8 @@ def command(
     sampler: str,
     sampling_steps: int,
     deterministic: bool,
+    provider: str | None,
+    weights: str | None,
     seed: int,
     device: str,
     precision: str,
@@ -46,7 +50,7 @@ def command(
     from rcdm_core.sampling import sample_images
 
     (run,) = models_or_newest([model] if model else [])
-    loaded = rcdm_core.load(run, device)
+    loaded = rcdm_core.load(run, device, provider=provider, weights=weights)
     folder = out or Path("out") / "sample"
     grid = sample_images(
         loaded,

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
-import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import rcdm_core
+from rcdm_core import defaults
 from rcdm_core.atomic import make_folder, replace_text
 from rcdm_core.errors import RCDMError
 from rcdm_core.progress import Reporter
 from rcdm_core.provider import Option
+from rcdm_core.versions import versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +84,12 @@ class Probe:
         return values
 
 
-_COMMON = frozenset({"models", "images", "data", "out", "seed", "device", "precision", "sampler", "steps", "progress"})
+_COMMON = frozenset(
+    {
+        *("models", "images", "data", "out", "seed", "device", "precision", "sampler", "steps", "progress"),
+        *("provider", "weights"),
+    }
+)
 
 
 @dataclass
@@ -143,6 +149,7 @@ class Context:
     images   the pictures that were asked for, in order (paths, PIL pictures or float tensors [3, H, W] in [0, 1])
     data     where to take held-out pictures from; None: what the first model was trained on, if that is there
     sampler, steps, precision  as for RCDM.sample; the guidance scale is 1 in every probe
+    data_text, provider, weights  as they were given, for the command that repeats the run
     """
 
     probe: Probe
@@ -158,11 +165,18 @@ class Context:
     progress: Reporter
     params: Mapping[str, Any]
     data_text: str | None = None
+    provider: str | None = None
+    weights: str | None = None
 
-    def begin(self, pictures: Pictures, **found: Any) -> Result:
-        """A Result whose provenance is on disk already; `found`: what the probe wants recorded beside the arguments."""
-        models = [_describe_model(name, model) for name, model in zip(self.names, self.models, strict=True)]
-        trained_on = [[model.trained_on(picture.id) for picture in pictures] for model in self.models]
+    def begin(self, pictures: Pictures, data: ImageSource | None = None, **found: Any) -> Result:
+        """A Result whose provenance is on disk already.
+
+        data: where further pictures come from, such as those of a gallery. found: what the probe wants recorded beside
+        the arguments.
+        """
+        models = [
+            _describe_model(name, model, self.precision) for name, model in zip(self.names, self.models, strict=True)
+        ]
         provenance = {
             "schema_version": SCHEMA_VERSION,
             "probe": self.probe.name,
@@ -179,18 +193,21 @@ class Context:
             },
             "versions": versions(),
             "models": models,
+            "data": None if data is None else data.describe(),
             "pictures": [
                 {
                     "name": picture.name,
-                    "sha256": picture.id,
-                    "trained_on": {name: flags[i] for name, flags in zip(self.names, trained_on, strict=True)},
+                    "content_id": picture.id,
+                    "trained_on": {
+                        name: picture.trained_on(model) for name, model in zip(self.names, self.models, strict=True)
+                    },
                 }
-                for i, picture in enumerate(pictures)
+                for picture in pictures
             ],
             **found,
         }
         result = Result(out=self.out, provenance=provenance, notes=[*pictures.notes])
-        result.notes += pictures.training_notes(self.names, trained_on)
+        result.notes += pictures.training_notes(self.names, self.models)
         result.save()
         return result
 
@@ -208,8 +225,12 @@ class Context:
             if value != self.probe.parameters[name].default:
                 text = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
                 words += [f"--{name.replace('_', '-')}", text]
+        for option, given in (("--provider", self.provider), ("--weights", self.weights)):
+            if given is not None:
+                words += [option, given]
         words += ["--seed", str(self.seed), "--sampler", self.sampler, "--sampling-steps", str(self.steps)]
-        return shlex.join([*words, "--precision", self.precision, "--out", str(self.out)])
+        words += ["--device", str(self.models[0].device), "--precision", self.precision]
+        return shlex.join([*words, "--out", str(self.out)])
 
 
 def run_probe(
@@ -222,8 +243,10 @@ def run_probe(
     seed: int = 0,
     device: str | None = None,
     precision: str = "auto",
-    sampler: str = "dpm++",
-    steps: int = 20,
+    sampler: str = defaults.SAMPLER,
+    steps: int = defaults.SAMPLING_STEPS,
+    provider: str | None = None,
+    weights: str | None = None,
     progress: Reporter | None = None,
     **params: Any,
 ) -> Result:
@@ -231,23 +254,26 @@ def run_probe(
 
     models: RCDMs, or the folders of bundles. images: paths of pictures or of folders, PIL pictures, or float tensors
     [3, H, W] in [0, 1]. data: a folder, "shapes[:N[:SEED]]" or an ImageSource, where held-out pictures come from;
-    None: what the first model was trained on. device: where the models compute, None: where they are.
-    steps: of the sampler. params: the probe's own parameters.
+    None: what the first model was trained on. device: where the models compute (auto, cpu, cuda, cuda:N or mps), None:
+    where they are. steps: of the sampler. provider, weights: of the encoders of models that are given as folders, where
+    their names or checkpoints have moved since the training. params: the probe's own parameters.
 
-    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture or folder.
+    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device.
     """
     from rcdm_core import registry
 
     known = registry.probes()
     if name not in known:
-        raise RCDMError(f"There is no probe {name!r}; there are {', '.join(known)}.")
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"the nearest is {near[0]}; " if near else ""
+        raise RCDMError(f"There is no probe {name!r}; {hint}there are {', '.join(known)}.")
     probe = known[name]
     complete = probe.complete(params)
     if not models:
         raise RCDMError(f"The probe {name} needs a trained model; give one with --model RUN.")
     if steps < 1:
         raise RCDMError(f"The sampler cannot take {steps} steps; expected --sampling-steps of at least 1.")
-    loaded = [_load(model, device) for model in models]
+    loaded = [_load(model, device, provider, weights) for model in models]
     context = Context(
         probe=probe,
         models=loaded,
@@ -262,6 +288,8 @@ def run_probe(
         progress=progress or Reporter(),
         params=complete,
         data_text=str(data) if isinstance(data, (str, Path)) else None,
+        provider=provider,
+        weights=weights,
     )
     result = probe.run(context)
     result.complete = True
@@ -269,10 +297,18 @@ def run_probe(
     return result
 
 
-def _load(model: RCDM | str | Path, device: str | None) -> RCDM:
+def _load(model: RCDM | str | Path, device: str | None, provider: str | None, weights: str | None) -> RCDM:
+    from rcdm_core.precision import resolve_device
+
+    place = None if device is None else resolve_device(device)
     if isinstance(model, (str, Path)):
-        model = rcdm_core.load(model)
-    return model.to(device) if device is not None else model
+        return rcdm_core.load(model, place or "cpu", provider=provider, weights=weights)
+    if provider is not None or weights is not None:
+        raise RCDMError(
+            f"The model {model.name} is loaded already, and provider and weights come too late for it; give them to "
+            "rcdm_core.load."
+        )
+    return model if place is None else model.to(place)
 
 
 def _open(data: ImageSource | str | Path | None, model: RCDM) -> ImageSource | None:
@@ -294,13 +330,17 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-def _describe_model(name: str, model: RCDM) -> dict[str, Any]:
-    """What identifies a model and its encoder."""
+def _describe_model(name: str, model: RCDM, precision: str) -> dict[str, Any]:
+    """What identifies a model and its encoder, and where and in which number format it computes."""
+    from rcdm_core.precision import resolve_precision
+
     config = model.config
     return {
         "name": name,
         "path": model.path,
         "bundle_digest": _bundle_digest(model.path) if model.path is not None else None,
+        "device": str(model.device),
+        "computes_in": str(resolve_precision(precision, model.device)).removeprefix("torch."),
         "step": config.step,
         "image_size": config.unet.image_size,
         "conditioning": config.unet.conditioning,
@@ -329,17 +369,6 @@ def _bundle_digest(folder: Path) -> str | None:
     with safe_open(str(folder / FILE_NAME), framework="numpy") as stored:
         digest = (stored.metadata() or {}).get("digest")
     return str(digest) if digest else None
-
-
-def versions() -> dict[str, str]:
-    """Of everything that a number can depend on."""
-    found = {"rcdm": rcdm_core.__version__, "python": platform.python_version(), "platform": platform.platform()}
-    for package in ("torch", "numpy", "pillow", "timm", "torchvision"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.ranks import chance, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.pictures import Pictures, default_data, fit_of, held_out, to_array
+from rcdm_core.probes.pictures import Pictures, default_data, fit_of, held_out, read_arrays
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(context: Context) -> Result:
     if len(gallery) < 2:
         raise RCDMError("There is only one held-out picture in the data, too few to rank among; give more with --data.")
     count = min(params["count"], len(gallery))
-    result = context.begin(gallery, gallery_size=len(gallery), conditioning_pictures=count)
+    result = context.begin(gallery, data, gallery_size=len(gallery), conditioning_pictures=count)
 
     rows: list[dict[str, np.ndarray]] = []
     image_ranks: dict[str, dict[str, np.ndarray]] = {}
@@ -67,7 +67,7 @@ def run(context: Context) -> Result:
         by_model = {
             name: {key: ranks_[i] for key, ranks_ in of_model.items()} for name, of_model in image_ranks.items()
         }
-        result.images.append({"name": gallery[i].name, "sha256": gallery[i].id, "ranks": by_model})
+        result.images.append({"name": gallery[i].name, "content_id": gallery[i].id, "ranks": by_model})
     result.answer = [answer(name, entry, len(gallery)) for name, entry in result.aggregates.items()]
     shown = min(params["rows"], count)
     if shown:
@@ -84,11 +84,10 @@ def _gallery(context: Context, model: RCDM, gallery: Pictures) -> dict[str, np.n
     parts: dict[str, list[np.ndarray]] = {name: [] for name in GALLERIES}
     context.progress.start(len(gallery), f"{model.name}: encoding the gallery", unit="picture")
     for start in range(0, len(gallery), _BATCH):
-        squares = [picture.square(fit) for picture in gallery[start : start + _BATCH]]
+        part = gallery[start : start + _BATCH]
         for name, side in zip(GALLERIES, (model.encoder.image_size, size), strict=True):
-            pixels = np.stack([to_array(square, side) for square in squares])
-            parts[name].append(model.encode(torch.from_numpy(pixels)).numpy())
-        context.progress.update(len(squares))
+            parts[name].append(model.encode(torch.from_numpy(read_arrays(part, side, fit))).numpy())
+        context.progress.update(len(part))
     context.progress.finish()
     return {name: np.concatenate(values) for name, values in parts.items()}
 
@@ -118,8 +117,7 @@ def _sample(
     first: dict[str, np.ndarray] = {}
     if rows:
         first["samples"] = model.sample(condition[:rows], GRID_SAMPLES, streams=streams[:rows], **settings).numpy()
-        fit = fit_of(model)
-        first["pictures"] = np.stack([to_array(p.square(fit), model.image_size) for p in gallery[:rows]])
+        first["pictures"] = read_arrays(gallery[:rows], model.image_size, fit_of(model))
     context.progress.finish()
     return np.concatenate(again), first
 

@@ -21,7 +21,7 @@ from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, bootstrap_mean, bo
 from rcdm_core.metrics.readout import Readout, fit_readout
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.pictures import Picture, Pictures, choose, default_data, fit_of, held_out, to_array
+from rcdm_core.probes.pictures import Picture, Pictures, choose, default_data, fit_of, held_out, read_arrays, to_array
 from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick, transformed
 from rcdm_core.provider import Option
 
@@ -39,7 +39,8 @@ class Block:
     """One model on one picture. Rows are the identity and the transforms.
 
     pictures [R, 3, S, S] and samples [R, n, 3, S, S], float32 in [0, 1], S the generator's image size; h [R, dim];
-    real and drawn: attribute -> [R, d], of the picture and the mean over its samples.
+    real and drawn: attribute -> [R, d], of the picture and the mean over its samples. spread: attribute -> [R], the
+    mean squared distance of the samples from their mean.
     """
 
     pictures: np.ndarray
@@ -47,6 +48,7 @@ class Block:
     h: np.ndarray
     real: dict[str, np.ndarray]
     drawn: dict[str, np.ndarray]
+    spread: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def run(context: Context) -> Result:
             raise RCDMError(f"{name} is {params[name]}, but expected a whole number of at least {least}.")
     data = context.data if context.data is not None else default_data(context.models[0])
     pictures = choose(context.images, data, context.models, count=params["count"])
-    result = context.begin(pictures, transforms={t.name: t.says(strength) for t in rows})
+    result = context.begin(pictures, data, transforms={t.name: t.says(strength) for t in rows})
     if len(pictures) < MIN_IMAGES:
         result.notes.append(
             f"{len(pictures)} picture{'s are' if len(pictures) > 1 else ' is'} too few for intervals ({MIN_IMAGES} are "
@@ -112,11 +114,13 @@ def run(context: Context) -> Result:
     for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
         of_model = [blocks[m] for blocks in found]
         retention = {a: rendered_retention(of_model, a, seed=context.seed) for a in ATTRIBUTES}
+        variance = {a: variance_ratio(of_model, a, seed=context.seed) for a in ATTRIBUTES}
         result.aggregates[name] = {
             "random_pair_distance": reference.distance,
             "pool": reference.n,
             "readout_r2": {attribute: readout.r2 for attribute, readout in reference.readouts.items()},
             "rendered_retention": {attribute: value and value.as_json() for attribute, value in retention.items()},
+            "sample_variance": {attribute: value and value.as_json() for attribute, value in variance.items()},
             "transforms": {
                 row.name: aggregate(row, r, of_model, reference, retention, seed=context.seed)
                 for r, row in enumerate(rows, 1)
@@ -155,12 +159,14 @@ def _look(context: Context, model: RCDM, picture: Picture, views: Views) -> Bloc
         precision=context.precision,
         progress=context.progress.update,
     ).numpy()
+    drawn, spread = _over_samples(samples)
     return Block(
         pictures=shown,
         samples=samples,
         h=h.numpy().astype(np.float64),
         real=measure(shown),
-        drawn=_mean_of_samples(samples),
+        drawn=drawn,
+        spread=spread,
     )
 
 
@@ -170,16 +176,18 @@ def _generator(seed: int, picture_id: str, name: str) -> np.random.Generator:
     return generator("transform", seed, picture_id, name)
 
 
-def _mean_of_samples(samples: np.ndarray) -> dict[str, np.ndarray]:
-    """Attributes of samples [R, n, 3, S, S], averaged over the n in which they are defined: name -> [R, d]."""
+def _over_samples(samples: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Attributes of samples [R, n, 3, S, S] over the n in which they are defined, as in `Block`: mean and spread."""
     count, n = samples.shape[:2]
-    means = {}
+    means, spread = {}, {}
     for name, values in measure(samples.reshape(count * n, *samples.shape[2:])).items():
         values = values.reshape(count, n, -1)
         defined = np.isfinite(values)
         total, number = np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1)
         means[name] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
-    return means
+        squares = np.where(defined, (values - means[name][:, None]) ** 2, 0).sum(axis=1)
+        spread[name] = np.where(number > 0, squares / np.maximum(number, 1), np.nan).sum(axis=1)
+    return means, spread
 
 
 def _references(context: Context, pool: Pictures) -> list[Reference]:
@@ -191,11 +199,10 @@ def _references(context: Context, pool: Pictures) -> list[Reference]:
     context.progress.start(len(pool), "encoding pictures to compare with", unit="picture")
     for start in range(0, len(pool), _BATCH):
         part = pool[start : start + _BATCH]
-        squares = {fit: [picture.square(fit) for picture in part] for fit in set(map(fit_of, context.models))}
         for m, model in enumerate(context.models):
-            seen = np.stack([to_array(square, model.encoder.image_size) for square in squares[fit_of(model)]])
+            seen = read_arrays(part, model.encoder.image_size, fit_of(model))
             h_parts[m].append(model.encode(torch.from_numpy(seen)).numpy().astype(np.float64))
-            shown[m] += [to_array(square, model.image_size) for square in squares[fit_of(model)]]
+            shown[m] += [*read_arrays(part, model.image_size, fit_of(model))]
         context.progress.update(len(part))
     context.progress.finish()
     references = []
@@ -222,17 +229,39 @@ def rendered_retention(blocks: list[Block], name: str, *, seed: int) -> Estimate
 
     None with fewer pictures than an interval needs, or where the attribute does not vary measurably.
     """
+    deviations = _deviations(blocks, name)
+    if deviations is None:
+        return None
+    real, drawn, _ = deviations
+    return bootstrap_ratio((real * drawn).sum(axis=1), (real**2).sum(axis=1), seed=seed)
+
+
+def variance_ratio(blocks: list[Block], name: str, *, seed: int) -> Estimate | None:
+    """Var(a(s)) over all samples of the untransformed pictures / Var(a(x)), traces over the vector.
+
+    Far from 1, the generator is the limit: it draws less, or more, than the pictures have. None as for
+    `rendered_retention`.
+    """
+    deviations = _deviations(blocks, name)
+    if deviations is None:
+        return None
+    real, drawn, spread = deviations
+    return bootstrap_ratio((drawn**2).sum(axis=1) + spread, (real**2).sum(axis=1), seed=seed)
+
+
+def _deviations(blocks: list[Block], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Of an attribute from its mean over pictures: the pictures' [N, d], their samples' means' [N, d]; spreads [N]."""
     real = np.stack([block.real[name][0] for block in blocks])
     drawn = np.stack([block.drawn[name][0] for block in blocks])
+    spread = np.array([block.spread[name][0] for block in blocks])
     usable = np.isfinite(real).all(axis=1) & np.isfinite(drawn).all(axis=1)
-    real, drawn = real[usable], drawn[usable]
+    real, drawn, spread = real[usable], drawn[usable], spread[usable]
     if len(real) < MIN_IMAGES:
         return None
     real = real - real.mean(axis=0)
-    square = (real**2).sum(axis=1)
-    if math.sqrt(square.mean()) < ATTRIBUTES[name].floor:
+    if math.sqrt((real**2).sum(axis=1).mean()) < ATTRIBUTES[name].floor:
         return None
-    return bootstrap_ratio((real * (drawn - drawn.mean(axis=0))).sum(axis=1), square, seed=seed)
+    return real, drawn - drawn.mean(axis=0), spread
 
 
 def aggregate(
@@ -322,18 +351,34 @@ def answer(name: str, transforms: dict[str, Any]) -> str:
     """The model's conclusion in one sentence, from the rows' targets."""
     from rcdm_core.probes.transforms import TRANSFORMS
 
-    by_code: dict[str, dict[str, None]] = {}
+    found: dict[str, dict[str, str]] = {}  # words -> transform -> code
     for transform, entry in transforms.items():
         for attribute, words in TRANSFORMS[transform].targets.items():
-            by_code.setdefault(entry["responses"][attribute]["verdict"], {})[words] = None
+            code = entry["responses"][attribute]["verdict"]
+            if code not in ("not moved", "not measurable"):
+                found.setdefault(words, {})[transform] = code
+    by_code: dict[str, dict[str, list[str]]] = {}  # code -> words -> transforms
+    for words, codes in found.items():
+        for transform, code in codes.items():
+            by_code.setdefault(code, {}).setdefault(words, []).append(transform)
+
+    def named(code: str) -> str:
+        """What has that verdict; where two transforms disagree about it, with the one that says so."""
+        return verdicts.listed(
+            [
+                words if len(set(found[words].values())) == 1 else f"{words} (by {verdicts.listed(said)})"
+                for words, said in by_code[code].items()
+            ]
+        )
+
     phrases = {
         "follows": "keeps {}",
         "partly": "keeps some of {}",
         "ignores": "does not keep {}",
         "generator": "holds {} without the generator drawing it",
-        "cannot tell": "leaves open {}",
+        "cannot tell": "leaves open whether it keeps {}",
     }
-    parts = [phrase.format(verdicts.listed(list(by_code[code]))) for code, phrase in phrases.items() if code in by_code]
+    parts = [phrase.format(named(code)) for code, phrase in phrases.items() if code in by_code]
     if not parts:
         return f"{name}: none of the transforms moves what is measured; the pictures must speak."
     return f"{name} {'; '.join(parts)}."
@@ -356,7 +401,7 @@ def _record(
                 "response": {a: image_response(block, r, a) for a in ATTRIBUTES},
             }
         models[name] = entries
-    return {"name": picture.name, "sha256": picture.id, "models": models}
+    return {"name": picture.name, "content_id": picture.id, "models": models}
 
 
 def image_response(block: Block, r: int, name: str) -> float | None:

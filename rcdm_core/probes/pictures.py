@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
     from rcdm_core.model import RCDM
 
-WORKING_SIDE = 1024  # pixels: larger originals are reduced to this side once, before a transform
+WORKING_SIDE = 1024  # pixels: originals that are transformed are reduced to this side first where they are larger
 DRAWN_SIDE = 256  # pixels: of pictures that have no size of their own, because they are drawn
 _GLANCE = 8  # pixels: enough to know that a file can be read
 _CENTRE_SIDE = 128  # pixels at which the object's centre is looked for
@@ -27,11 +27,26 @@ _CENTRE_SIDE = 128  # pixels at which the object's centre is looked for
 
 @dataclass(frozen=True)
 class Picture:
-    """id: sha256 of the content. name: for readers. open: its RGB original, at full size (raises UnreadableImage)."""
+    """A picture that has not been read yet.
+
+    id       of its content, 64 hexadecimal digits (a file's is the same as in training)
+    name     for readers
+    open     open() -> its RGB original, at full size
+    read     read(size, fit) -> uint8 [3, size, size], from the original at once, as training reads it
+    is_file  whether it is one, or of a set; only then can it be known whether it was trained on
+
+    Both functions raise UnreadableImage.
+    """
 
     id: str
     name: str
     open: Callable[[], Image.Image]
+    read: Callable[[int, str], np.ndarray]
+    is_file: bool = True
+
+    def trained_on(self, model: RCDM) -> bool | None:
+        """Whether the model was trained on it; None where that is not known."""
+        return model.trained_on(self.id) if self.is_file else None
 
     def square(self, fit: str) -> Image.Image:
         """The centre square of the picture ("crop"), or all of it in the middle of a white one ("pad")."""
@@ -61,23 +76,28 @@ class Pictures(Sequence[Picture]):
     def __iter__(self) -> Iterator[Picture]:
         return iter(self.items)
 
-    def training_notes(self, names: Sequence[str], flags: Sequence[Sequence[bool | None]]) -> list[str]:
-        """A sentence for every model that was trained on some of the pictures, or may have been.
-
-        flags: for each model, RCDM.trained_on of each picture.
-        """
+    def training_notes(self, names: Sequence[str], models: Sequence[RCDM]) -> list[str]:
+        """A sentence for every model that was trained on some of the pictures, or may have been."""
         notes = []
-        for name, seen in zip(names, flags, strict=True):
-            if None in seen:
-                notes.append(f"It is not known which pictures {name} was trained on; these may be among them.")
-            if True in seen:
-                which = [picture.name for picture, flag in zip(self.items, seen, strict=True) if flag]
-                listed = ", ".join(which[:3]) + (f" and {len(which) - 3} more" if len(which) > 3 else "")
+        for name, model in zip(names, models, strict=True):
+            seen = [picture.trained_on(model) for picture in self.items]
+            unknown = [picture.name for picture, flag in zip(self.items, seen, strict=True) if flag is None]
+            if unknown:
                 notes.append(
-                    f"{name} was trained on {seen.count(True)} of the {len(seen)} pictures ({listed}): "
+                    f"It is not known whether {name} was trained on {_some(unknown)}: what it draws may be memory."
+                )
+            which = [picture.name for picture, flag in zip(self.items, seen, strict=True) if flag]
+            if which:
+                notes.append(
+                    f"{name} was trained on {len(which)} of the {len(seen)} pictures ({_some(which)}): "
                     "what it draws for them may be memory."
                 )
         return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def fit_of(model: RCDM) -> str:
@@ -102,6 +122,11 @@ def to_array(picture: Image.Image, size: int) -> np.ndarray:
     from rcdm_core.data.images import fit_image
 
     return fit_image(picture, size).astype(np.float32) / 255
+
+
+def read_arrays(pictures: Sequence[Picture], size: int, fit: str) -> np.ndarray:
+    """Untransformed pictures, each from its original at once: float32 [N, 3, size, size] in [0, 1]."""
+    return np.stack([picture.read(size, fit) for picture in pictures]).astype(np.float32) / 255
 
 
 def squared(picture: Image.Image, fit: str) -> Image.Image:
@@ -184,21 +209,25 @@ def held_out(data: ImageSource, models: Sequence[RCDM], *, count: int, skip: Seq
 def from_source(data: ImageSource, index: int) -> Picture:
     """Picture `index` of a set, in its original size where it is a file."""
     from rcdm_core.data.folder import ImageFolder
-    from rcdm_core.data.images import open_image
 
     if isinstance(data, ImageFolder):
-        file = data.path(index)
-        return Picture(data.ids[index], data.names[index], lambda: open_image(file))
+        return _of_file(data.path(index), data.ids[index], data.names[index])
 
     def draw() -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(data.get(index, DRAWN_SIDE).transpose(1, 2, 0)))
 
-    return Picture(data.ids[index], data.names[index], draw)
+    return Picture(data.ids[index], data.names[index], draw, lambda size, fit: data.get(index, size))
+
+
+def _of_file(path: Path, content_id: str, name: str) -> Picture:
+    from rcdm_core.data.images import open_image, read_array
+
+    return Picture(content_id, name, lambda: open_image(path), lambda size, fit: read_array(path, size, fit))
 
 
 def _given(image: Any) -> Pictures:
     """The pictures that one `--image` stands for: a file, all of a folder, or a picture in memory."""
-    from rcdm_core.data.images import content_hash, open_image
+    from rcdm_core.data.images import content_hash, fit_image, open_image
 
     if isinstance(image, (str, Path)):
         path = Path(image)
@@ -216,10 +245,21 @@ def _given(image: Any) -> Pictures:
             raise RCDMError(
                 f"{path} cannot be read as a picture ({error.reason}); give another one with --image."
             ) from error
-        return Pictures([Picture(content_hash(path), path.name, lambda: open_image(path))])
+        return Pictures([_of_file(path, content_hash(path), path.name)])
     picture = open_image(image) if isinstance(image, Image.Image) else _from_tensor(image)
     digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
-    return Pictures([Picture(digest, f"picture {digest[:8]}", lambda: picture)])
+    # Its id is of the pixels, as there are no bytes of a file: it says nothing about what was trained on.
+    return Pictures(
+        [
+            Picture(
+                digest,
+                f"picture {digest[:8]}",
+                lambda: picture,
+                lambda size, fit: fit_image(picture, size, fit),
+                is_file=False,
+            )
+        ]
+    )
 
 
 def _from_tensor(image: Any) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.report.grid import GridRow, draw_grid, strip
-from rcdm_core.report.html import data_uri, number, write_page
+from rcdm_core.report.html import cell_height, data_uri, number, write_page
 
 if TYPE_CHECKING:
     from rcdm_core.probes.base import Context, Result
@@ -63,6 +63,7 @@ def write_report(
         names=context.names,
         measures=MEASURES,
         pictures=pictures,
+        cell=cell_height(1 + sum(row["samples"].shape[1] + 1 for row in rows) if pictures else 1),
         samples=context.params["samples"],
         number=number,
     )

@@ -18,6 +18,7 @@ from rcdm_core.report.grid import to_pil
 if TYPE_CHECKING:
     import jinja2
 
+_SMALLEST_CELL, _LARGEST_CELL, _PAGE_WIDTH = 40, 96, 960  # pixels
 _LOSSLESS_SIDE = 64  # pixels: pictures up to this height are embedded as PNG, larger ones as JPEG
 
 # word for a verdict, and a sign that does not need its colour
@@ -41,6 +42,11 @@ def data_uri(picture: np.ndarray) -> str:
     else:
         to_pil(picture).save(buffer, format="JPEG", quality=90, subsampling=0)
     return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def cell_height(columns: int) -> int:
+    """Pixels at which pictures are shown, this many beside each other: 96, or less so that they fit on a page."""
+    return max(_SMALLEST_CELL, min(_LARGEST_CELL, _PAGE_WIDTH // columns))
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rcdm_core.metrics.attributes import ATTRIBUTES
 from rcdm_core.probes import verdicts
 from rcdm_core.report.grid import GridRow, draw_grid, strip
-from rcdm_core.report.html import write_page
+from rcdm_core.report.html import cell_height, number, write_page
 
 if TYPE_CHECKING:
     from rcdm_core.probes.base import Context, Result
@@ -27,6 +27,8 @@ def draw_image(
     grid = []
     for r, label in enumerate(labels(rows)):
         numbers = [_lines(record["models"][name][label], rows[r - 1]) if r else [] for name in names]
+        # Pillow's own font has no true minus sign
+        numbers = [[line.replace("\N{MINUS SIGN}", "-") for line in lines] for lines in numbers]
         grid.append(
             GridRow(
                 label=[label.replace("-", " ")],
@@ -47,9 +49,9 @@ def labels(rows: Sequence[Transform]) -> list[str]:
 def _lines(entry: dict[str, Any], row: Transform) -> list[str]:
     """What stands beside a row: the responses of what the transform is meant to move, or of all; how far h moves."""
     wanted = list(row.targets) or list(ATTRIBUTES)
-    lines = [f"{name} {entry['response'][name]:.2f}" for name in wanted if entry["response"][name] is not None]
+    lines = [f"{name} {number(entry['response'][name])}" for name in wanted if entry["response"][name] is not None]
     if entry["dh_relative"] is not None:
-        lines.append(f"h {entry['dh_relative']:.2f}")
+        lines.append(f"h {number(entry['dh_relative'])}")
     return lines[:5]
 
 
@@ -81,6 +83,7 @@ def write_report(result: Result, context: Context, rows: Sequence[Transform], fo
         strength=context.params["strength"],
         samples=context.params["samples"],
         pictures=pictures,
+        cell=cell_height(1 + len(context.names) * (context.params["samples"] + 1)),
         more=max(0, len(found) - SHOWN),
         unfolded=OPEN,
         attributes=attributes,
