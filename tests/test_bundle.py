@@ -148,6 +148,14 @@ def test_a_bundle_of_a_newer_version_says_to_update(saved: Path) -> None:
         rcdm.load(saved)
 
 
+def test_what_an_earlier_version_recorded_is_no_obstacle(saved: Path) -> None:
+    config, _ = bundle.read(saved)
+    values = config.to_dict()
+    values["data"]["flip"], values["mood"] = True, "good"
+    del values["recipe"]
+    assert BundleConfig.from_dict(values) == config
+
+
 def test_other_folders_and_files_are_no_bundles(tmp_path: Path) -> None:
     with pytest.raises(RCDMError, match=r"There is no .*missing"):
         rcdm.load(tmp_path / "missing")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from training_fixtures import Recorder, write_encoder, write_images
 from rcdm_core import bundle
 from rcdm_core.data.known_ids import KnownIds
 from rcdm_core.errors import RCDMError
-from rcdm_core.training import TrainConfig, state, train
+from rcdm_core.presets import PRESETS
+from rcdm_core.training import TrainConfig, state, stopped, train
 from rcdm_core.training.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -65,10 +68,6 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
 def test_dropout_accumulation_and_embedding_resume_alike(
     arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
-
-    from rcdm_core.presets import PRESETS
-
     preset = PRESETS["micro"]
     monkeypatch.setitem(PRESETS, "micro", replace(preset, unet={**preset.unet, "dropout": 0.3}, weight_decay=0.1))
     changes = {"accumulate": 2, "conditioning": "embedding", "lr_schedule": "cosine", "steps": 8, "seed": 3}
@@ -154,6 +153,82 @@ def test_arguments_that_matter_may_not_change(arguments: Make, tmp_path: Path) -
     with pytest.raises(RCDMError, match=r"--provider-options"):
         train(arguments(steps=8, provider_options={"image_size": 12}, resume=True))
     assert train(arguments(steps=5, save_every=2, resume=True, cache=tmp_path / "elsewhere")) == tmp_path / "run"
+
+
+def test_a_recipe_may_not_change_by_itself(arguments: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Spelling out what the preset said is no change; a preset that was edited, or a lost decay, is one."""
+    preset = PRESETS["micro"]
+    monkeypatch.setitem(PRESETS, "micro", replace(preset, lr_schedule="cosine"))
+    run = train(arguments(steps=4))
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    assert bundle.read(run)[0].recipe == arguments(steps=4).recipe().to_dict()
+    with pytest.raises(RCDMError, match=r"--lr-schedule \(was cosine, now constant\)"):
+        train(arguments(steps=None, minutes=5, resume=True))
+    with monkeypatch.context() as patch:
+        patch.setitem(PRESETS, "micro", replace(PRESETS["micro"], betas=(0.9, 0.95), ema_decay=0.5))
+        with pytest.raises(RCDMError, match=r"--betas \(was \[0.9, 0.999\], now .*--ema \(was 0.9999, now 0.5\)"):
+            train(arguments(steps=8, resume=True))
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    train(arguments(steps=5, lr=1e-3, batch_size=8, lr_schedule="cosine", resume=True))
+    assert bundle.read(run)[0].step == 5
+
+
+def test_a_learning_rate_that_rises_again_is_told(arguments: Make) -> None:
+    train(arguments(steps=4, lr_schedule="cosine"))
+    recorder = Recorder()
+    train(arguments(steps=4, lr_schedule="cosine", resume=True), recorder)
+    assert not any("rises" in line for line in recorder.lines)
+    train(arguments(steps=10, lr_schedule="cosine", resume=True), recorder)
+    (line,) = (line for line in recorder.lines if "rises" in line)
+    assert "rises again, from 0 to 0.000854: it was to reach zero at step 4, and does so at step 10 now" in line
+
+
+def test_resume_alone_goes_to_the_end_that_the_run_had(arguments: Make, unbroken: dict[str, bytes]) -> None:
+    run = train(arguments(steps=12), Recorder(lambda done: os.kill(os.getpid(), signal.SIGINT) if done == 5 else None))
+    recorder, again = Recorder(), arguments(steps=None, resume=True)
+    assert stopped(again, run)
+    train(again, recorder)
+    assert recorder.started[-1] == (12, "training", 5) and recorder.updates == 7
+    assert results(run) == unbroken and not stopped(again, run)
+
+
+def test_a_model_without_its_training_is_not_written_over(arguments: Make) -> None:
+    run = train(arguments(steps=2))
+    shutil.rmtree(run / "training")
+    before = (run / "model.safetensors").read_bytes()
+    with pytest.raises(RCDMError, match=r"holds a trained model, but not what --resume goes on from"):
+        train(arguments(steps=4, resume=True))
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_paths_hold_in_every_folder(arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = {"provider": "custom:encoder.py:build", "data": "images"}
+    run = train(arguments(**relative, steps=2))
+    config = bundle.read(run)[0]
+    assert config.provider.name == "custom:encoder.py:build"
+    assert config.provider.resolved == f"custom:{tmp_path / 'encoder.py'}:build"
+    assert config.data is not None and config.data.description["path"] == str(tmp_path / "images")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert bundle.load(run).encode(torch.zeros(1, 3, 8, 8)).shape == (1, 5)
+    train(arguments(provider="custom:../encoder.py:build", data="../images", steps=3, resume=True))
+    write_encoder(tmp_path / "elsewhere" / "encoder.py")
+    with pytest.raises(RCDMError, match=r"--provider \(was custom:/.*/encoder.py:build, now custom:encoder.py:build\)"):
+        train(arguments(**relative, steps=4, resume=True))
+
+
+def test_sigterm_during_the_first_pass_leaves_nothing(arguments: Make, tmp_path: Path) -> None:
+    class Terminates(Recorder):
+        def update(self, advance: float = 1, **numbers: float) -> None:
+            assert list((tmp_path / "cache").glob(".*.tmp"))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        train(arguments(), Terminates())
+    assert signal.getsignal(signal.SIGTERM) is before and list((tmp_path / "cache").iterdir()) == []
+    assert train(arguments()) == tmp_path / "run"
 
 
 def test_other_images_or_another_encoder_are_noticed(arguments: Make, tmp_path: Path) -> None:

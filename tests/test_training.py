@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +27,7 @@ from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.presets import PRESETS
 from rcdm_core.progress import Reporter
-from rcdm_core.training import TrainConfig, train
+from rcdm_core.training import TrainConfig, stopped, train
 from rcdm_core.training.batchnorm import recompute_statistics
 from rcdm_core.training.config import default_held_out, learning_rate
 from rcdm_core.training.ema import EMA
@@ -137,7 +139,49 @@ def test_minutes_end_a_run_without_steps(arguments: Make) -> None:
     assert config.step > 0 and config.seconds >= 1.2
 
 
+def test_without_an_end_there_are_the_presets_steps(arguments: Make) -> None:
+    recorder = Recorder()
+    config = arguments(steps=None, minutes=None)
+    run = train(config, recorder)
+    assert bundle.read(run)[0].step == 15 and bundle.read(run)[0].arguments["steps"] == 15
+    assert recorder.lines[0] == "Training for the 15 steps of preset micro; --steps or --minutes shorten that."
+    assert recorder.lines[1].startswith("At the current rate, the other 5 steps take about ")
+    assert len(recorder.lines) == 2 and not stopped(config, run)
+    assert all(preset.steps > 1000 for name, preset in PRESETS.items() if name != "micro")
+
+
+def test_minutes_alone_say_what_they_cost(arguments: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "micro", dataclasses.replace(PRESETS["micro"], lr_schedule="cosine"))
+    recorder = Recorder()
+    train(arguments(steps=None, minutes=0.001), recorder)
+    assert recorder.lines == ["The learning rate stays constant with --minutes alone; --steps lets it decay to zero."]
+
+
+def test_the_licence_of_the_encoders_weights_is_the_bundles(arguments: Make) -> None:
+    setup = set_up(arguments(), CPU, Reporter())
+    setup = dataclasses.replace(setup, provider=dataclasses.replace(setup.provider, licence="for research only"))
+    reader = PixelReader(setup.dataset, setup.train_rows, threads=1)
+    Trainer(arguments(), setup, CPU, reader, Reporter()).run()
+    config = bundle.read(setup.run)[0]
+    assert config.licence == config.provider.licence == "for research only"
+    assert {"torch", "torchvision", "timm"} <= config.versions.keys()
+
+
 # what a step does
+
+
+def test_waiting_for_data_counts_as_time_of_a_step_and_saving_does_not(arguments: Make) -> None:
+    trainer = make_trainer(arguments())
+    batch = trainer._batches("train")(0)
+    trainer._step(batch)
+    trainer._write_log()
+    time.sleep(0.5)  # for the second batch
+    trainer._step(batch)
+    assert 0.5 < trainer.log.means()["seconds_per_step"] < 2
+    trainer._step_began -= 1000  # as if saving had begun long ago
+    trainer.save(preview=False)
+    trainer._step(batch)
+    assert trainer.log.means()["seconds_per_step"] < 2
 
 
 def test_parts_of_a_step_give_the_gradient_of_the_whole(arguments: Make) -> None:

@@ -6,6 +6,7 @@ The function returns a torch.nn.Module that maps normalised images [B, 3, H, W] 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -43,7 +44,7 @@ def rcdm_resolve(name: str) -> Provider | None:
             f"{source} in {name!r} does not exist in {Path.cwd()}: give the path of the file that defines {function}"
         )
     # The provider's own name holds in every working directory.
-    place = str(Path(source).expanduser().absolute()) if is_file(source) else source
+    place = os.path.abspath(Path(source).expanduser()) if is_file(source) else source
     return Provider(
         name=f"{PREFIX}{place}:{function}",
         summary=f"the torch.nn.Module that {function} in {source} returns",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -207,8 +208,8 @@ def learning_rate(recipe: Recipe, step: int, steps: int | None) -> float:
 
 
 def _absolute(path: str) -> str:
-    # Not resolved: a link to the data set of the day is to be followed anew each time.
-    return str(Path(path).expanduser().absolute())
+    # Links are kept: one to the data set of the day is to be followed anew each time.
+    return os.path.abspath(Path(path).expanduser())
 
 
 def _option(name: str) -> str:
