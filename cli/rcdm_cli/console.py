@@ -128,7 +128,7 @@ class BarReporter(Reporter):
             console=Console(stderr=True, highlight=False),
         )
         self.progress.start()
-        self.task = self.progress.add_task(description, total=total, completed=done, numbers="")
+        self.task = self.progress.add_task(description, total=total, completed=int(done), numbers="")
 
     def update(self, advance: float = 1, **numbers: float) -> None:
         self.numbers.update(numbers)
