@@ -89,6 +89,7 @@ class Rows:
             if not 0 < start < 2**24:
                 raise ValueError(f"{path} is not a safetensors file")
             header = json.loads(file.read(start))
+            header.pop("__metadata__", None)  # any safetensors file may have it
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._arrays: dict[str, np.ndarray] = {}
         numpy_types: dict[str, np.dtype] = {name: dtype for dtype, name in _SAFETENSORS_NAMES.items()}
