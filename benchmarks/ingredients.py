@@ -43,7 +43,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "batch doubled": ({}, {"batch_size": 2}),
     "the reference's recipe": (
         {"diffusion": REFERENCE},
-        {"standardise": False, "lr": 0.1, "lr_schedule": "constant", "clip": 0.0, "ema": 0.9999, "precision": "float32"},
+        {"precision": "float32", "standardise": False, "lr": 0.1, "lr_schedule": "constant", "clip": 0.0, "ema": 0.9999},
     ),
 }
 ROW = "{:<28} {:>8} {:>10} {:>22} {:>24} {:>8}"

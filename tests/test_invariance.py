@@ -18,8 +18,9 @@ from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.bootstrap import Estimate
+from rcdm_core.metrics.retention import Observed, variance_ratio
 from rcdm_core.probes.base import Result
-from rcdm_core.probes.invariance import Block, answer, variance_ratio
+from rcdm_core.probes.invariance import answer
 from rcdm_core.probes.pictures import choose, from_source, read_arrays, squared
 from rcdm_core.probes.transforms import TRANSFORMS, Original, pick, transformed
 from rcdm_core.probes.verdicts import Evidence, judge
@@ -209,12 +210,7 @@ def test_the_total_variance_is_within_and_between_pictures() -> None:
     real, samples = rng.normal(size=(40, 1, 2)), rng.normal(size=(40, 1, 7, 2)) * 3
     means = samples.mean(axis=2)
     spread = ((samples - means[:, :, None]) ** 2).sum(axis=3).mean(axis=2)
-    nothing = np.zeros(0)
-    blocks = [
-        Block(nothing, nothing, nothing, {"position": x}, {"position": m}, {"position": s})
-        for x, m, s in zip(real, means, spread, strict=True)
-    ]
-    found = variance_ratio(blocks, "position", seed=0)
+    found = variance_ratio(Observed(real[:, 0], means[:, 0], spread[:, 0], floor=0.0), seed=0)
     expected = samples.reshape(-1, 2).var(axis=0).sum() / real.reshape(-1, 2).var(axis=0).sum()
     assert found is not None and found.value == pytest.approx(expected) and found.has_interval
 

@@ -18,7 +18,9 @@ from PIL import Image
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, bootstrap_mean, bootstrap_ratio
+from rcdm_core.metrics.distances import mean_pair_distance
 from rcdm_core.metrics.readout import Readout, fit_readout
+from rcdm_core.metrics.retention import Observed, rendered_retention, variance_ratio
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.pictures import Picture, Pictures, choose, default_data, fit_of, held_out, read_arrays, to_array
@@ -113,8 +115,9 @@ def run(context: Context) -> Result:
 
     for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
         of_model = [blocks[m] for blocks in found]
-        retention = {a: rendered_retention(of_model, a, seed=context.seed) for a in ATTRIBUTES}
-        variance = {a: variance_ratio(of_model, a, seed=context.seed) for a in ATTRIBUTES}
+        observed = {a: _of_untransformed(of_model, a) for a in ATTRIBUTES}
+        retention = {a: rendered_retention(seen, seed=context.seed) for a, seen in observed.items()}
+        variance = {a: variance_ratio(seen, seed=context.seed) for a, seen in observed.items()}
         result.aggregates[name] = {
             "random_pair_distance": reference.distance,
             "pool": reference.n,
@@ -216,52 +219,14 @@ def _references(context: Context, pool: Pictures) -> list[Reference]:
     return references
 
 
-def mean_pair_distance(h: np.ndarray) -> float | None:
-    """Mean Euclidean distance over the pairs of rows of h [n, dim]; None with fewer than two rows, or if it is 0."""
-    if len(h) < 2:
-        return None
-    total = sum(float(np.linalg.norm(h[i + 1 :] - h[i], axis=1).sum()) for i in range(len(h) - 1))
-    return total / (len(h) * (len(h) - 1) / 2) or None
-
-
-def rendered_retention(blocks: list[Block], name: str, *, seed: int) -> Estimate | None:
-    """Cov(a(x), mean_k a(s_k)) / Var(a(x)) over the untransformed pictures, traces over the vector.
-
-    None with fewer pictures than an interval needs, or where the attribute does not vary measurably.
-    """
-    deviations = _deviations(blocks, name)
-    if deviations is None:
-        return None
-    real, drawn, _ = deviations
-    return bootstrap_ratio((real * drawn).sum(axis=1), (real**2).sum(axis=1), seed=seed)
-
-
-def variance_ratio(blocks: list[Block], name: str, *, seed: int) -> Estimate | None:
-    """Var(a(s)) over all samples of the untransformed pictures / Var(a(x)), traces over the vector.
-
-    Far from 1, the generator is the limit: it draws less, or more, than the pictures have. None as for
-    `rendered_retention`.
-    """
-    deviations = _deviations(blocks, name)
-    if deviations is None:
-        return None
-    real, drawn, spread = deviations
-    return bootstrap_ratio((drawn**2).sum(axis=1) + spread, (real**2).sum(axis=1), seed=seed)
-
-
-def _deviations(blocks: list[Block], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Of an attribute from its mean over pictures: the pictures' [N, d], their samples' means' [N, d]; spreads [N]."""
-    real = np.stack([block.real[name][0] for block in blocks])
-    drawn = np.stack([block.drawn[name][0] for block in blocks])
-    spread = np.array([block.spread[name][0] for block in blocks])
-    usable = np.isfinite(real).all(axis=1) & np.isfinite(drawn).all(axis=1)
-    real, drawn, spread = real[usable], drawn[usable], spread[usable]
-    if len(real) < MIN_IMAGES:
-        return None
-    real = real - real.mean(axis=0)
-    if math.sqrt((real**2).sum(axis=1).mean()) < ATTRIBUTES[name].floor:
-        return None
-    return real, drawn - drawn.mean(axis=0), spread
+def _of_untransformed(blocks: list[Block], name: str) -> Observed:
+    """An attribute of the untransformed pictures, and of their samples."""
+    return Observed(
+        real=np.stack([block.real[name][0] for block in blocks]),
+        drawn=np.stack([block.drawn[name][0] for block in blocks]),
+        spread=np.array([block.spread[name][0] for block in blocks]),
+        floor=ATTRIBUTES[name].floor,
+    )
 
 
 def aggregate(
