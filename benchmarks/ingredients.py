@@ -23,6 +23,7 @@ from rcdm_core.training import TrainConfig, train
 
 EPSILON = DiffusionConfig(schedule="cosine", prediction="epsilon", variance="learned_range")
 LINEAR = DiffusionConfig(schedule="linear", prediction="v", variance="fixed_small")
+FIXED = {"precision": "float32", "standardise": False, "lr": 0.1, "lr_schedule": "constant", "clip": 0.0, "ema": 0.9999}
 REFERENCE = DiffusionConfig(schedule="linear", prediction="epsilon", variance="learned_range")
 
 #: name -> (changes of the preset, changes of the run's arguments)
@@ -41,10 +42,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no clipping": ({}, {"clip": 0.0}),
     "no flips": ({}, {"flip": False}),
     "batch doubled": ({}, {"batch_size": 2}),
-    "the reference's recipe": (
-        {"diffusion": REFERENCE},
-        {"precision": "float32", "standardise": False, "lr": 0.1, "lr_schedule": "constant", "clip": 0.0, "ema": 0.9999},
-    ),
+    "the reference's recipe": ({"diffusion": REFERENCE}, FIXED),
 }
 ROW = "{:<28} {:>8} {:>10} {:>22} {:>24} {:>8}"
 
