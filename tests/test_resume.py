@@ -115,10 +115,31 @@ def test_resume_with_nothing_saved_starts_anew(arguments: Make, unbroken: dict[s
     run = tmp_path / "run"
     (run / "training").mkdir(parents=True)
     (run / "log.jsonl").write_text('{"step": 10, "loss": 1}\n')  # of a run that was killed before its first save
-    train(arguments(steps=12, resume=True))
+    recorder = Recorder()
+    train(arguments(steps=12, resume=True), recorder)
+    assert f"There is nothing to go on with in {run} yet: starting at step 0." in recorder.lines
     assert results(run) == unbroken
     assert [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()] == [10, 12]
     assert "mse" in (run / "log.jsonl").read_text().splitlines()[0]
+
+
+def test_two_trainings_do_not_share_a_folder(arguments: Make, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    refused = []
+
+    def begin_another(done: int) -> None:
+        if done == 2:
+            for resume in (False, True):
+                with pytest.raises(RCDMError, match=r"run is being trained by another process; wait for it, or"):
+                    train(arguments(resume=resume))
+                refused.append(resume)
+
+    run = train(arguments(steps=4), Recorder(begin_another))
+    assert refused == [False, True]
+    with pytest.raises(RCDMError, match="another --out"):  # an error lets go of the folder too
+        train(arguments(steps=4))
+    train(arguments(steps=5, resume=True))
+    assert bundle.read(run)[0].step == 5
 
 
 def test_resume_of_a_finished_run_says_so(arguments: Make) -> None:

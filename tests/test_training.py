@@ -66,7 +66,7 @@ def test_a_run_leaves_a_bundle_a_log_and_a_preview(arguments: Make, tmp_path: Pa
     preview = Image.open(run / "preview.png")
     columns, rows = 1 + 6, 5
     assert preview.width >= columns * 64 and preview.height >= rows * 64
-    assert sorted(file.name for file in (run / "training").iterdir()) == ["latest", "state-00000023"]
+    assert sorted(file.name for file in (run / "training").iterdir()) == ["latest", "lock", "state-00000023"]
 
 
 def test_samples_follow_h_after_a_short_training(arguments: Make, tmp_path: Path) -> None:

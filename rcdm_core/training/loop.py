@@ -31,7 +31,7 @@ from rcdm_core.training.interrupt import StopRequests, sigterm_as_ctrl_c
 from rcdm_core.training.log import Log
 from rcdm_core.training.pixels import PixelReader
 from rcdm_core.training.preview import write_preview
-from rcdm_core.training.setup import Setup, completed, list_skipped, remarks, set_up
+from rcdm_core.training.setup import Setup, claimed, completed, list_skipped, remarks, set_up
 from rcdm_core.training.state import Counters, save_state
 from rcdm_core.unet import UNet
 from rcdm_core.versions import versions
@@ -56,6 +56,12 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
     keep_freed_memory()
     reporter = progress or Reporter()
     device = resolve_device(config.device)
+    with claimed(config):
+        return _train(config, device, reporter)
+
+
+def _train(config: TrainConfig, device: torch.device, reporter: Reporter) -> Path:
+    """`train` in a folder that is this process's alone."""
     asked, config = config, completed(config)
     with sigterm_as_ctrl_c():
         setup = set_up(config, device, reporter)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from rcdm_core.registry import find_provider, source_of
 from rcdm_core.training.config import TrainConfig, default_held_out, learning_rate
 from rcdm_core.training.dataset import Dataset, content_order, prepare
 from rcdm_core.training.representations import statistics
-from rcdm_core.training.state import SavedState, find_state
+from rcdm_core.training.state import SavedState, find_state, locked
 
 _SHOWN = 20  # unreadable pictures; all of them are in skipped.txt
 
@@ -54,6 +55,20 @@ class Setup:
     def encoder_tensors(self) -> dict[str, Tensor]:
         """What a saved state keeps of the encoder."""
         return {"h_mean": self.h_mean, "h_std": self.h_std, "fingerprint.h": self.fingerprint.h}
+
+
+@contextlib.contextmanager
+def claimed(config: TrainConfig) -> Iterator[None]:
+    """Keep other trainings out of the run's folder, which is created, for as long as the block lasts.
+
+    Raises RCDMError when another one is in there, or the folder cannot be used for this run.
+    """
+    run = _run_path(config, find_provider(config.provider))
+    if not (run / "training").is_dir():
+        _refuse_folder(config, run)  # before anything is written there
+    make_folder(run / "training")
+    with locked(run):
+        yield
 
 
 def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Setup:
@@ -130,17 +145,19 @@ def completed(config: TrainConfig) -> TrainConfig:
     """`config` with an end and absolute paths; on resume, the end is the one that the run had."""
     saved = None
     if config.resume:
-        out = config.out if config.out is not None else default_run_folder(find_provider(config.provider).name)
-        saved = find_state(Path(out))
+        saved = find_state(_run_path(config, find_provider(config.provider)))
     return config.complete(None if saved is None else saved.identity["arguments"])
 
 
 def remarks(asked: TrainConfig, config: TrainConfig, saved: SavedState | None) -> list[str]:
-    """What the user should know about the length of the run and the learning rate that hangs on it, as lines.
+    """What the user should know about a run's beginning, its length and the learning rate that hangs on it, as lines.
 
     asked, config: before and after `completed`.
     """
     lines = []
+    if saved is None and config.resume:
+        run = _run_path(config, find_provider(config.provider))
+        lines.append(f"There is nothing to go on with in {run} yet: starting at step 0.")
     if saved is None and asked.steps is None and config.steps is not None:
         lines.append(
             f"Training for the {config.steps} steps of preset {config.preset}; --steps or --minutes shorten that."
@@ -164,8 +181,21 @@ def default_run_folder(provider: str) -> Path:
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", provider.rsplit("/", 1)[-1]).strip("-.")
 
 
+def _run_path(config: TrainConfig, provider: Provider) -> Path:
+    return Path(config.out) if config.out is not None else default_run_folder(provider.name)
+
+
 def _run_folder(config: TrainConfig, provider: Provider) -> Path:
-    run = Path(config.out) if config.out is not None else default_run_folder(provider.name)
+    run = _run_path(config, provider)
+    _refuse_folder(config, run)
+    folder = make_folder(run / "training")
+    # Fails now rather than after an hour: a folder can exist and still not be writable.
+    with explain_failures(folder), tempfile.TemporaryFile(dir=folder):
+        pass
+    return run
+
+
+def _refuse_folder(config: TrainConfig, run: Path) -> None:
     resumable = find_state(run) is not None
     if (resumable or (run / FILE_NAME).exists()) and not config.resume:
         raise RCDMError(f"{run} already holds a training; go on with it by --resume, or choose another --out.")
@@ -174,11 +204,6 @@ def _run_folder(config: TrainConfig, provider: Provider) -> Path:
             f"{run} holds a trained model, but not what --resume goes on from (its folder training/); put that back, "
             "or choose another --out."
         )
-    folder = make_folder(run / "training")
-    # Fails now rather than after an hour: a folder can exist and still not be writable.
-    with explain_failures(folder), tempfile.TemporaryFile(dir=folder):
-        pass
-    return run
 
 
 def _refuse_changes(config: TrainConfig, provider: Provider, saved: SavedState) -> None:

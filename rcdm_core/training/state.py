@@ -2,6 +2,7 @@
 
     RUN/training/latest               the name of the folder to resume from
     RUN/training/state-00000500/      weights, ema, optimizer and encoder (safetensors), state.json
+    RUN/training/lock                 held by the process that trains; empty, and of no meaning when nobody holds it
 
 The older state is removed only after the pointer has moved. A crash at any moment leaves a whole state behind.
 """
@@ -20,12 +21,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rcdm_core.atomic import create_folder, replace_text
+from rcdm_core.atomic import create_folder, explain_failures, replace_text
 from rcdm_core.errors import RCDMError
 from rcdm_core.training.ema import EMA
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _FORMAT = 1
 _POINTER = "latest"
+_LOCK = "lock"
 
 
 @dataclass
@@ -42,6 +49,29 @@ class Counters:
     in_a_row: int = 0
     seconds: float = 0.0
     log_bytes: int = 0
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep other trainings out of `run`, whose folder training/ exists, until the block is left or the process ends.
+
+    Where there are no such locks (Windows, some network file systems) nothing is kept out. Raises RCDMError when
+    another training is in there.
+    """
+    path = run / "training" / _LOCK
+    with explain_failures(path):
+        handle = path.open("a")
+    with handle:  # closing it is what lets go
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RCDMError(
+                    f"{run} is being trained by another process; wait for it, or choose another --out."
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+        yield
 
 
 @dataclass(frozen=True)
