@@ -75,8 +75,9 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in [0, 1] -> h [B, dim], float32 whatever the precision of the network."""
-        h: Tensor = self.network((images - self.mean) / self.std)
-        return h.float()
+        h = self.network((images - self.mean) / self.std)
+        # What is no tensor is left as it is, for `load_encoder` to say what came instead of one.
+        return h.float() if isinstance(h, Tensor) else cast(Tensor, h)
 
     def train(self, mode: bool = True) -> Encoder:
         """Stays in eval mode even inside a module that is being trained: h is a fixed function of the picture."""

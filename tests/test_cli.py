@@ -191,6 +191,20 @@ def test_check_of_a_provider_that_breaks_the_contract_is_exit_code_1(tmp_path: P
     assert result.exit_code == 1 and "FAILED" in result.output
 
 
+def test_what_an_encoder_prints_is_no_part_of_the_json(tmp_path: Path) -> None:
+    file = tmp_path / "chatty.py"
+    file.write_text(
+        "import torch\n"
+        "class Chatty(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        print('here I am')\n"
+        "        return x.mean((2, 3))\n"
+        "def encoder(): return Chatty()\n"
+    )
+    result = rcdm("providers", "check", f"custom:{file}:encoder", "--provider-option", "image_size=16", "--json")
+    assert json.loads(result.stdout)["checks"] and "here I am" in result.stderr
+
+
 # train, sample, probe
 
 

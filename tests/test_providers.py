@@ -206,6 +206,11 @@ class Returns(nn.Module):
         (Returns(lambda x: x.mean((0, 2, 3))[None]), {}, r"returns shape \[1, 3\] for 4 pictures"),
         (Returns(lambda x: x.flatten(1).double()), {}, "torch.float64, expected h in torch.float32"),
         (Returns((1, 2)), {}, "returns a tuple"),
+        (
+            Encoder(Returns(lambda x: (x, x)), image_size=16, mean=(0, 0, 0), std=(1, 1, 1)),
+            {},
+            r"returns a tuple, expected a tensor h of shape \[B, dim\]",
+        ),
         (Returns(lambda x: x.flatten(1)[:, :0]), {}, "an empty h"),
         (Returns(lambda x: x @ torch.ones(3, 3)), {}, "fails on pictures of 16 x 16 .RuntimeError"),
         (len, {}, "loaded a builtin_function_or_method, expected a torch.nn.Module"),

@@ -5,6 +5,7 @@ Results go to stdout; progress and remarks go to stderr, so that the output of -
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
+
+
+def only_json(as_json: bool) -> contextlib.AbstractContextManager[object]:
+    """Around the work of a command with --json: what a user's encoder prints in there goes to stderr."""
+    return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
 
 
 def print_table(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from rcdm_cli.console import only_json
 from rcdm_cli.options import (
     compute_options,
     data_option,
@@ -32,4 +33,6 @@ def command(out: Path | None, as_json: bool, **arguments: Any) -> None:
 
     The probe faithfulness (table 1b) over a folder; without --data, over the pictures held out in training.
     """
-    show(run_probe("faithfulness", out=out or Path("out") / "evaluate", **arguments), as_json)
+    with only_json(as_json):
+        result = run_probe("faithfulness", out=out or Path("out") / "evaluate", **arguments)
+    show(result, as_json)

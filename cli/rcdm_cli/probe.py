@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rcdm_cli.console import as_path_text, print_table, reporter
+from rcdm_cli.console import as_path_text, only_json, print_table, reporter
 from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import (
     compute_options,
@@ -79,7 +79,8 @@ def probe_command(probe: Probe) -> click.Command:
     @moved_encoder_options
     @compute_options
     def run(as_json: bool, **arguments: Any) -> None:
-        result = run_probe(probe.name, **arguments)
+        with only_json(as_json):
+            result = run_probe(probe.name, **arguments)
         show(result, as_json)
 
     run.params[:0] = [parameter_option(name, option) for name, option in probe.parameters.items()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rcdm_cli.console import print_table
+from rcdm_cli.console import only_json, print_table
 from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import debug_option, device_option, json_option, provider_options_option, weights_option
 
@@ -81,7 +81,8 @@ def check_command(name: str, weights: str | None, provider_options: dict[str, st
     from rcdm_core.conformance import check_provider
     from rcdm_core.precision import resolve_device
 
-    results = check_provider(name, weights=weights, options=provider_options, device=str(resolve_device(device)))
+    with only_json(as_json):
+        results = check_provider(name, weights=weights, options=provider_options, device=str(resolve_device(device)))
     failed = sum(result.passed is False for result in results)
     if as_json:
         entries = [{"name": r.name, "passed": r.passed, "detail": r.detail} for r in results]
