@@ -151,7 +151,7 @@ def run(
             device=device,
             precision=precision,
             preview_every=0,
-            resume=True,
+            resume=(folder / provider.name).exists(),
         )
         path = train(config, progress=reporter)
         if stopped(config, path):

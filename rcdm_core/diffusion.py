@@ -154,7 +154,7 @@ class Diffusion:
         """
         total = self.config.steps
         if not 1 <= steps <= total:
-            raise ValueError(f"{steps} sampling steps: between 1 and {total} are possible")
+            raise ValueError(f"between 1 and {total} sampling steps are possible, not {steps}")
         if spacing == "even":
             stride = (total - 1) / (steps - 1) if steps > 1 else 1.0
             # The last kept step of a single-step process is the noisiest one.

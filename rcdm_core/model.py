@@ -220,6 +220,7 @@ class RCDM:
             raise ValueError(f"h has shape {list(h.shape)}, but {self.name} takes [B, {self.h_dim}]")
         if streams is not None and len(streams) != len(h):
             raise ValueError(f"{len(streams)} streams for {len(h)} rows of h")
+        samplers.check_steps(sampler, self.diffusion, steps)
         work = [(row, k) for row in range(len(h)) for k in range(n)]
         size = _DETERMINISTIC_BATCH if deterministic else min(batch_size, max(len(work), 1))
         dtype = resolve_precision(precision, self.device)
@@ -255,10 +256,7 @@ class RCDM:
             with computing_in(dtype, self.device):
                 return self.unet(x, t, h if self.h_dim else None)
 
-        try:
-            x0 = samplers.sample(sampler, network, self.diffusion, draw(), steps, step_noise=draw)
-        except ValueError as error:
-            raise RCDMError(f"Cannot sample with --sampler {sampler} --sampling-steps {steps}: {error}.") from error
+        x0 = samplers.sample(sampler, network, self.diffusion, draw(), steps, step_noise=draw)
         if not math.isfinite(float(x0.sum())):
             raise RCDMError(f"{self.name} gave a sample that is not finite; try --precision float32.")
         return x0.add(1).div(2).clamp(0, 1).float().cpu()

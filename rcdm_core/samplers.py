@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rcdm_core import defaults
 from rcdm_core.diffusion import Diffusion
+from rcdm_core.errors import RCDMError
 
 Network = Callable[[Tensor, Tensor], Tensor]
 
@@ -83,7 +84,7 @@ def dpm_timesteps(diffusion: Diffusion, steps: int) -> np.ndarray:
     lambdas = 0.5 * np.log(diffusion.alpha_bar / (1 - diffusion.alpha_bar))
     noisiest = int(np.nonzero(lambdas >= MIN_LOG_SNR)[0][-1])
     if not 1 <= steps <= noisiest:
-        raise ValueError(f"{steps} sampling steps: between 1 and {noisiest} are possible")
+        raise ValueError(f"between 1 and {noisiest} sampling steps are possible, not {steps}")
     return np.linspace(noisiest, 0, steps + 1).round().astype(int)[:-1]
 
 
@@ -123,6 +124,22 @@ def dpmpp_2m(
 
 SAMPLERS: dict[str, Callable[..., Tensor]] = {"ddpm": ddpm, "ddim": ddim, "dpm++": dpmpp_2m}
 DEFAULT_SAMPLER, DEFAULT_SAMPLING_STEPS = defaults.SAMPLER, defaults.SAMPLING_STEPS
+
+
+def check_steps(name: str, diffusion: Diffusion, steps: int) -> None:
+    """Whether the sampler called `name` can take so many steps, for those who want to know before any other work.
+
+    Raises RCDMError naming the options and what is possible.
+    """
+    try:
+        if name not in SAMPLERS:
+            raise ValueError(f"there are {', '.join(SAMPLERS)}")
+        if name == "dpm++":
+            dpm_timesteps(diffusion, steps)
+        else:
+            diffusion.respaced(steps)
+    except ValueError as error:
+        raise RCDMError(f"Cannot sample with --sampler {name} --sampling-steps {steps}: {error}.") from error
 
 
 def sample(name: str, network: Network, diffusion: Diffusion, x_T: Tensor, steps: int, **kwargs: object) -> Tensor:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from rcdm_core import defaults
+from rcdm_core import defaults, samplers
 from rcdm_core.atomic import make_folder, replacing
 from rcdm_core.errors import RCDMError
-from rcdm_core.probes.pictures import Picture, Pictures, choose, default_data, fit_of, read_arrays
+from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, read_arrays
 from rcdm_core.progress import Reporter
 from rcdm_core.report.grid import GridRow, draw_grid, to_pil
 
@@ -42,20 +42,24 @@ def sample_images(
 
     images  files, folders, PIL pictures or float tensors [3, H, W] in [0, 1]; empty: held-out ones of the training
 
-    Raises RCDMError for a picture that cannot be read or is given to an unconditional model, and when the folder cannot
-    be written.
+    Raises RCDMError for a picture that cannot be read or is given to an unconditional model, for steps that the sampler
+    cannot take, and when the folder cannot be written or is that of a picture given, which would be overwritten.
     """
     if images and not model.h_dim:
         raise RCDMError(
             f"{model.name} was trained without a representation and cannot be told what to draw; leave --image out, or "
             "give another --model."
         )
+    samplers.check_steps(sampler, model.diffusion, steps)
+    _refuse_folder_of_pictures(images, out)
     reporter = progress or Reporter()
     folder = make_folder(out)
     pictures: list[Picture | None] = [None]
+    notes: list[str] = []
     if model.h_dim:
-        data = None if images else default_data(model)
-        pictures = list(choose(images, data, [model], count=DEFAULT_PICTURES))
+        chosen = choose(images, None if images else default_data(model), [model], count=DEFAULT_PICTURES)
+        pictures = list(chosen)
+        notes = [*chosen.notes, *chosen.training_notes([model.name], [model])]
     names = _file_names(pictures)
     rows = []
     reporter.start(len(pictures) * n, "sampling", unit="sample")
@@ -81,7 +85,7 @@ def sample_images(
                 to_pil(sample).save(temporary, format="PNG")
         rows.append((name, shown, samples))
     reporter.finish()
-    for note in Pictures([p for p in pictures if p is not None]).training_notes([model.name], [model]):
+    for note in notes:
         reporter.log(note)
     return draw_grid(
         folder / "grid.png",
@@ -89,6 +93,18 @@ def sample_images(
         titles=[f"samples of {model.name}"],
         picture_title="picture" if model.h_dim else "",
     )
+
+
+def _refuse_folder_of_pictures(images: Sequence[Any], out: Path) -> None:
+    """Samples are named after their pictures: beside these, they could take the place of the user's own files."""
+    for image in images:
+        if isinstance(image, (str, Path)):
+            path = Path(image)
+            if Path(out).resolve() == (path if path.is_dir() else path.parent).resolve():
+                raise RCDMError(
+                    f"--out {out} is the folder of {path}, where samples could overwrite your pictures; choose another "
+                    "--out."
+                )
 
 
 def _file_names(pictures: Sequence[Picture | None]) -> list[str]:

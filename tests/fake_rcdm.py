@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from rcdm_core.diffusion import Diffusion, DiffusionConfig
+
 SIZE = 32
 KNOWN = {"background": slice(0, 3), "object": slice(3, 6), "size": slice(6, 7), "position": slice(7, 9)}
 
@@ -68,6 +70,7 @@ class FakeRCDM:
         self.kept = [i for i in range(9) if i not in gone]
         self.name, self.path, self.deaf, self.trained = name, None, deaf, set(trained)
         self.image_size, self.h_dim = SIZE, len(self.kept)
+        self.diffusion = Diffusion(DiffusionConfig())
         self.device = torch.device("cpu")
         self.encoder = SimpleNamespace(image_size=64)
         self.fingerprint = SimpleNamespace(h=torch.zeros(1, self.h_dim))

@@ -343,6 +343,22 @@ def test_an_encoder_that_has_moved(trained: Path, tmp_path: Path) -> None:
         assert "missing.pth" in error_of(*command, *model, "--weights", "missing.pth")
 
 
+def test_sample_says_which_pictures_it_left_out_and_spares_those_given(trained: Path, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    Image.new("RGB", (32, 32), (220, 40, 40)).save(given / "red-1.png")
+    (given / "broken.png").write_text("hello")
+    before = {file.name: file.read_bytes() for file in given.iterdir()}
+    run = ("sample", "--model", trained / "runs" / "first", "--sampling-steps", "1", "-n", "1", "--image")
+    for image in (given, given / "red-1.png"):
+        assert "your pictures; choose another --out" in error_of(*run, image, "--out", given / "." / "x" / "..")
+    message = error_of(*run, given, "--out", tmp_path / "out", "--sampling-steps", "5000")
+    assert "--sampling-steps 5000: between 1 and" in message and not (tmp_path / "out").exists()
+    result = rcdm(*run, given, "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "broken.png" in result.stderr, result.output
+    assert {file.name: file.read_bytes() for file in given.iterdir()} == before
+
+
 def test_an_unconditional_model_takes_no_picture() -> None:
     from rcdm_core.sampling import sample_images
 

@@ -261,6 +261,7 @@ def run_probe(
     Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device.
     """
     from rcdm_core import registry
+    from rcdm_core.samplers import check_steps
 
     known = registry.probes()
     if name not in known:
@@ -271,9 +272,9 @@ def run_probe(
     complete = probe.complete(params)
     if not models:
         raise RCDMError(f"The probe {name} needs a trained model; give one with --model RUN.")
-    if steps < 1:
-        raise RCDMError(f"The sampler cannot take {steps} steps; expected --sampling-steps of at least 1.")
     loaded = [_load(model, device, provider, weights) for model in models]
+    for model in loaded:
+        check_steps(sampler, model.diffusion, steps)
     context = Context(
         probe=probe,
         models=loaded,
