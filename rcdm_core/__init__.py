@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         load_encoder,
         resize_for_encoder,
     )
-    from .errors import RCDMError, UnreadableImage
+    from .errors import RCDMError, UnreadableImage, first_line
     from .hookspecs import hookimpl, hookspec
     from .model import RCDM
     from .probes import Context, Probe, Result, run_probe
@@ -51,7 +51,7 @@ _HOME = {
         "load_encoder",
         "resize_for_encoder",
     ),
-    ".errors": ("RCDMError", "UnreadableImage"),
+    ".errors": ("RCDMError", "UnreadableImage", "first_line"),
     ".hookspecs": ("hookimpl", "hookspec"),
     ".model": ("RCDM",),
     ".probes": ("Context", "Probe", "Result", "run_probe"),
@@ -97,6 +97,7 @@ __all__ = [
     "IMAGENET_STD",
     "RCDMError",
     "UnreadableImage",
+    "first_line",
 ]
 
 

@@ -122,6 +122,9 @@ def test_weights_reach_a_function_that_takes_them(folder: Path) -> None:
         load_encoder("custom:enc.py:plain", weights="w.pth")
     with pytest.raises(RCDMError, match=r"hungry in enc\.py needs weights: .*--weights FILE"):
         load_encoder("custom:enc.py:hungry")
+    torch.save({"other": torch.tensor(4.0)}, folder / "other.pth")
+    with pytest.raises(RCDMError, match=r"enc\.py line \d+ fails on weights .*other\.pth with KeyError: 'scale'"):
+        load_encoder("custom:enc.py:weighted", weights="other.pth")
     with pytest.raises(RCDMError, match=r"--weights nowhere\.pth does not exist"):
         load_encoder("custom:enc.py:weighted", weights="nowhere.pth")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from rcdm_core import RCDMError, resolve_weights
+from rcdm_core import RCDMError, first_line, resolve_weights
 
 from . import is_file
 
@@ -33,7 +33,7 @@ def call(name: str, source: str, function: str, weights: str | None) -> nn.Modul
         if not callable(build):
             raise RCDMError(f"{source} defines no function {function}{_functions_of(module)}")
         arguments = _weights_argument(name, source, function, build, weights)
-        with _explained(source, Path(module.__file__) if module.__file__ else path):
+        with _explained(source, Path(module.__file__) if module.__file__ else path, arguments.get("weights")):
             result = build(**arguments)
     if not isinstance(result, nn.Module):
         raise RCDMError(f"{function} in {source} returns a {type(result).__name__}, expected a torch.nn.Module")
@@ -67,22 +67,25 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(source: str, path: Path | None) -> Iterator[None]:
-    """Turn whatever the user's code raises into a sentence with the last line of the file that was running."""
+def _explained(source: str, path: Path | None, weights: str | None = None) -> Iterator[None]:
+    """Turn whatever the user's code raises into a sentence with the last line of the file that was running.
+
+    weights: the file that it was given, which is as likely to be what is wrong.
+    """
     try:
         yield
     except RCDMError:
         raise
     except (Exception, SystemExit) as error:
-        lines = str(error).strip().splitlines()
-        what = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        what = first_line(error)
         frames: list[int | None] = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if _same(frame.filename, path)
         ]
         if isinstance(error, SyntaxError) and error.filename and _same(error.filename, path):
             frames, what = [error.lineno], f"{type(error).__name__}: {error.msg}"
         line = f" line {frames[-1]}" if frames and frames[-1] else ""
-        raise RCDMError(f"{source}{line} fails with {what}; --debug shows where") from error
+        given = f" on weights {weights}" if weights is not None else ""
+        raise RCDMError(f"{source}{line} fails{given} with {what}; --debug shows where") from error
 
 
 def _same(filename: str, path: Path | None) -> bool:
