@@ -110,6 +110,7 @@ def test_a_users_error_is_one_sentence_and_exit_code_2() -> None:
     run = raising(rcdm_core.RCDMError("x.png is no image; give one."))
     assert (run().exit_code, run().output) == (2, "Error: x.png is no image; give one.\n")
     assert "Traceback" in run("--debug").output and run("--debug").exit_code == 2
+    assert raising(rcdm_core.RCDMError("x.png is no image"))().output == "Error: x.png is no image.\n"
 
 
 def test_an_unexpected_error_says_how_to_see_the_traceback_and_is_exit_code_1() -> None:

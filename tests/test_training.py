@@ -331,6 +331,7 @@ def test_no_schedule_hangs_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None
     [
         ({"steps": 0}, "--steps 0"),
         ({"minutes": float("nan")}, "--minutes nan"),
+        ({"clip": float("nan")}, "--clip nan must be a number of at least 0"),
         ({"steps": 1, "preset": "huge"}, "--preset huge.*tiny-32"),
         ({"steps": 1, "conditioning": "film"}, "--conditioning film"),
         ({"steps": 1, "precision": "half"}, "--precision half"),

@@ -56,7 +56,8 @@ def one_sentence() -> Iterator[None]:
 
 def _failure(error: Exception) -> Failure:
     if isinstance(error, rcdm_core.RCDMError):
-        return BadInput(str(error))
+        sentence = str(error).rstrip()
+        return BadInput(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}.")
     if isinstance(error, BrokenPipeError):  # `rcdm providers | head`: nobody reads on, so there is nothing to say
         raise error
     if isinstance(error, OSError) and error.filename is not None:

@@ -80,7 +80,8 @@ class TrainConfig:
             _require(value is None or (value > 0 and math.isfinite(value)), f"{_option(name)} {value} must be positive")
         for name in ("warmup", "weight_decay", "clip", "preview_every", "held_out", "pixel_cache_limit", "seed"):
             value = getattr(self, name)
-            _require(value is None or (value >= 0 and math.isfinite(value)), f"{_option(name)} {value} is negative")
+            holds = value is None or (value >= 0 and math.isfinite(value))
+            _require(holds, f"{_option(name)} {value} must be a number of at least 0")
         _require(self.ema is None or 0 <= self.ema < 1, f"--ema {self.ema} must be at least 0 and below 1")
         _require(
             self.lr_schedule != "cosine" or not self.minutes_alone,
