@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Of each model: four minutes on two cores. So early, more steps teach more than larger batches, a high learning rate
 # more than a safe one, and group norms (`embedding`) much more than batch norms, which mix a batch's noise levels.
-STEPS, BATCH_SIZE, LR, CONDITIONING = 700, 16, 3e-3, "embedding"
+STEPS, BATCH_SIZE, LR, CONDITIONING = 600, 16, 3e-3, "embedding"
 PRESET = "tiny-32"
 DATA = "shapes:12000"  # more than a training looks at, so that nothing is seen twice
 COLOR = ("object color", "background color")

@@ -12,7 +12,7 @@ from rcdm_cli.options import compute_options, out_option
 
 @click.command("demo")
 @click.option(
-    "--steps", type=click.IntRange(1), default=700, show_default=True, help="Of each model's training."
+    "--steps", type=click.IntRange(1), default=600, show_default=True, help="Of each model's training."
 )
 @click.option("--oracle", "oracles", multiple=True, metavar="NAME", help="Two of rcdm providers' oracles; repeatable.")
 @out_option("Folder of the page and the models. [default: runs/demo]")
