@@ -162,7 +162,7 @@ def build_encoder(
     module.requires_grad_(False).eval()
     try:
         module.to(device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError) as error:
         raise RCDMError(f"device {str(device)!r} cannot be used ({first_line(error)})") from error
     # A module of a plugin's own class need not know its size.
     if not isinstance(getattr(module, "image_size", None), int):
