@@ -14,36 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcdm_core.group_norm import modulate
+
 #: Size of the vector that h is reduced to before the conditional batch norms read it (paper, section 3).
 REDUCED_DIM = 512
-
-
-def modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """`x * scale + shift` with one scale and one shift for each picture and channel.
-
-    Args:
-        x: [B, C, H, W].
-        scale, shift: [B, C].
-    """
-    return torch.addcmul(shift[:, :, None, None].to(x.dtype), x, scale[:, :, None, None].to(x.dtype))
-
-
-class GroupNorm(nn.GroupNorm):
-    """ADM's group normalisation (32 groups), with room for a time-dependent scale and shift.
-
-    `forward(x, scale, shift)` is `GroupNorm(x) * (1 + scale) + shift`, as in Dhariwal & Nichol's adaptive group
-    normalisation. The affine parameters and the scale and shift are merged, so the picture is passed over once.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(32, channels)
-
-    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-        if scale is None or shift is None:
-            return super().forward(x)
-        normalised = F.group_norm(x, self.num_groups, eps=self.eps)
-        gain = self.weight * (1 + scale)
-        return modulate(normalised, gain, self.bias * (1 + scale) + shift)
 
 
 class ConditionalBatchNorm(nn.Module):

@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcdm_core.conditioning import REDUCED_DIM, ConditionalBatchNorm, GroupNorm
+from rcdm_core.conditioning import REDUCED_DIM, ConditionalBatchNorm
+from rcdm_core.group_norm import GroupNorm
 
 CONDITIONINGS = ("batchnorm", "embedding", "class", "none")
+_SHORT = 256  # tokens; longer sequences gain from bfloat16 also on a CPU
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class UNetConfig:
 
     Attributes:
         image_size: S, height and width of the pictures in pixels.
-        model_channels: width of the first level at multiplier 1; a multiple of 32, the number of normalisation groups.
+        model_channels: width of the first level at multiplier 1; a multiple of `norm_groups`.
         num_res_blocks: residual blocks a level.
         channel_mult: a multiplier of `model_channels` for each level; each further level halves the resolution.
         attention_resolutions: resolutions in pixels (not downsampling factors) whose blocks are followed by attention.
@@ -34,6 +36,8 @@ class UNetConfig:
         learned_variance: whether the output carries `in_channels` more channels, for the variance.
         dropout: probability, inside the residual blocks.
         num_heads: attention heads; ignored where `num_head_channels` is given (-1: not given).
+        norm_groups: groups of the group norms; every released network has 32. In a narrow network that is one channel a
+            group, and a block no longer sees how bright its picture is.
         use_scale_shift_norm: the time embedding scales and shifts the second normalisation, instead of being added.
         resblock_updown: residual blocks change the resolution, instead of plain convolutions.
         new_attention_order: split q, k, v before heads (one released ADM model); otherwise heads first.
@@ -56,6 +60,7 @@ class UNetConfig:
     dropout: float = 0.0
     num_heads: int = 4
     num_head_channels: int = -1
+    norm_groups: int = 32
     use_scale_shift_norm: bool = True
     resblock_updown: bool = True
     new_attention_order: bool = False
@@ -74,8 +79,10 @@ class UNetConfig:
         if self.conditioning == "class" and self.num_classes < 1:
             raise ValueError("conditioning 'class' needs num_classes")
         for mult in self.channel_mult:
-            if int(mult * self.model_channels) % 32:
-                raise ValueError(f"{mult} x {self.model_channels} channels is no multiple of the 32 norm groups")
+            if int(mult * self.model_channels) % self.norm_groups:
+                raise ValueError(
+                    f"{mult} x {self.model_channels} channels is no multiple of the {self.norm_groups} norm groups"
+                )
         if self.image_size % 2 ** (len(self.channel_mult) - 1):
             raise ValueError(f"image size {self.image_size} cannot be halved {len(self.channel_mult) - 1} times")
 
@@ -105,6 +112,11 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000) -> Tenso
     frequencies = torch.exp(-math.log(max_period) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t[:, None].float() * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def _silu(x: Tensor) -> Tensor:
+    """SiLU, in place where no gradient wants x: autograd would copy it first."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def _zeroed(module: nn.Conv1d | nn.Conv2d) -> nn.Conv1d | nn.Conv2d:
@@ -177,7 +189,12 @@ class ResBlock(nn.Module):
         super().__init__()
         emb_dim = 4 * config.model_channels
         self.scale_shift = config.use_scale_shift_norm
-        norm = ConditionalBatchNorm if config.conditioning == "batchnorm" else GroupNorm
+
+        def norm(channels: int) -> nn.Module:
+            if config.conditioning == "batchnorm":
+                return ConditionalBatchNorm(channels)
+            return GroupNorm(channels, config.norm_groups)
+
         self.in_layers = nn.Sequential(norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.resample = Resample(resample) if resample else None
         self.emb_layers = nn.Sequential(
@@ -196,7 +213,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, condition: Tensor | None) -> Tensor:
         """Args: x [B, C, H, W]; emb [B, 4 x model_channels]; condition [B, 512] with `batchnorm`, else None."""
         conditions = () if condition is None else (condition,)
-        y = F.silu(self.in_layers[0](x, *conditions), inplace=True)
+        y = _silu(self.in_layers[0](x, *conditions))
         if self.resample is None:
             y = self.in_layers[2](y)
         else:
@@ -208,8 +225,19 @@ class ResBlock(nn.Module):
             y = self.out_layers[0](y, *conditions, scale, shift)
         else:
             y = self.out_layers[0](y + time[:, :, None, None].to(y.dtype), *conditions)
-        y = self.out_layers[3](self.out_layers[2](F.silu(y, inplace=True)))
+        y = self.out_layers[3](self.out_layers[2](_silu(y)))
         return self.skip_connection(x) + y
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention of [B, heads, tokens, width].
+
+    On a CPU torch's backward pass for short sequences is several times slower in bfloat16 than in float32.
+    """
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[2] <= _SHORT:
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class AttentionBlock(nn.Module):
@@ -221,7 +249,7 @@ class AttentionBlock(nn.Module):
         self.new_order = config.new_attention_order
         if self.heads < 1 or channels % self.heads:
             raise ValueError(f"{channels} channels cannot be split into {self.heads} attention heads")
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, config.norm_groups)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = _zeroed(nn.Conv1d(channels, channels, 1))
 
@@ -234,7 +262,7 @@ class AttentionBlock(nn.Module):
             q, k, v = qkv.view(B, H * W, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
         else:
             q, k, v = qkv.view(B, H * W, self.heads, 3, C // self.heads).permute(3, 0, 2, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
+        attended = _attend(q, k, v).transpose(1, 2).reshape(B, H * W, C)
         out = F.linear(attended, self.proj_out.weight[:, :, 0], self.proj_out.bias)
         return x + out.view(B, H, W, C).permute(0, 3, 1, 2)
 
@@ -307,7 +335,9 @@ class UNet(nn.Module):
                     resolution *= 2
                 self.output_blocks.append(stage)
         self.out = nn.Sequential(
-            GroupNorm(channels), nn.SiLU(), _zeroed(nn.Conv2d(channels, config.out_channels, 3, padding=1))
+            GroupNorm(channels, config.norm_groups),
+            nn.SiLU(),
+            _zeroed(nn.Conv2d(channels, config.out_channels, 3, padding=1)),
         )
 
     def _stage(self, channels: int, width: int, resolution: int) -> Stage:
@@ -341,7 +371,7 @@ class UNet(nn.Module):
             raise ValueError("this network needs low_res" if self.config.low_res else "this network takes no low_res")
         if low_res is not None:
             x_t = torch.cat([x_t, F.interpolate(low_res, x_t.shape[-2:], mode="bilinear")], dim=1)
-        x = x_t.contiguous(memory_format=self._memory_format(x_t.device))
+        x = x_t.contiguous(memory_format=torch.channels_last)
         skips = []
         for stage in self.input_blocks:
             x = stage(x, emb, condition)
@@ -349,15 +379,8 @@ class UNet(nn.Module):
         x = self.middle_block(x, emb, condition)
         for stage in self.output_blocks:
             x = stage(torch.cat([x, skips.pop()], dim=1), emb, condition)
-        x = F.silu(self.out[0](x), inplace=True)
+        x = _silu(self.out[0](x))
         return self.out[2](x).float()
-
-    def _memory_format(self, device: torch.device) -> torch.memory_format:
-        """Channels-last, except on a CPU with group norms: torch's are slow there in that format (measured by
-        `benchmarks/speed.py`: a tenth of a training step). Layers keep the format of the picture they get."""
-        if device.type == "cpu" and self.config.conditioning != "batchnorm":
-            return torch.contiguous_format
-        return torch.channels_last
 
     def _embed(self, t: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The embedding that every block sees, and the condition that the conditional batch norms read."""
