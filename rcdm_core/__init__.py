@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .bundle import load
+    from .checkpoints import Checkpoint, read_checkpoint
     from .conformance import CheckResult, check_provider
     from .data.shapes import Shapes
     from .encoder import (
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     ".bundle": ("load",),
+    ".checkpoints": ("Checkpoint", "read_checkpoint"),
     ".conformance": ("CheckResult", "check_provider"),
     ".data.shapes": ("Shapes",),
     ".encoder": (
@@ -86,6 +88,8 @@ __all__ = [
     "hookspec",
     "resolve_weights",
     "read_state_dict",
+    "read_checkpoint",
+    "Checkpoint",
     "load_into",
     "resize_for_encoder",
     "Fingerprint",

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .errors import RCDMError, first_line
 from .provider import WeightsInfo
+from .torch_file import read_torch_file
 
 _DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8})(\.[A-Za-z0-9]+)+$")  # torchvision's and timm's way: name-1a2b3c4d.pth
 _CHUNK = 1 << 20
@@ -146,11 +147,11 @@ def _sha256(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """A flat state dict {name: tensor} on the CPU, from a safetensors file (by its suffix) or a torch file.
+def read_content(path: str | Path) -> Any:
+    """What a safetensors file (by its suffix) or a torch file holds, tensors on the CPU; nothing in it is run.
 
-    Torch files are read with weights_only=True: nothing in them is run. Raises RCDMError for a file that cannot be
-    read, that holds more than tensors, or that is not a flat state dict.
+    Objects that are neither containers nor tensors come as inert placeholders. Raises RCDMError for a file that cannot
+    be read.
     """
     path = Path(path)
     try:
@@ -158,10 +159,10 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch_file(path)
     except pickle.UnpicklingError as error:
         raise RCDMError(
-            f"{path} is not a torch file, or holds Python objects beside its tensors ({_pickle_reason(error)}): "
+            f"{path} is not a torch file, or holds Python objects in its tensors' place ({_pickle_reason(error)}): "
             "expected a state dict as torch.save(model.state_dict()) writes it, or a .safetensors file"
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -171,12 +172,20 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:
         # SafetensorError is only known to the package that raises it, and torch's legacy reader raises almost anything.
         raise RCDMError(f"{path} cannot be read as a checkpoint ({first_line(error)})") from error
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """A flat state dict {name: tensor} on the CPU, from a safetensors file (by its suffix) or a torch file.
+
+    Nothing in the file is run. Raises RCDMError for a file that cannot be read, or that is not a flat state dict.
+    """
+    content = read_content(path)
     if not isinstance(content, Mapping):
         raise RCDMError(f"{path} holds a {type(content).__name__}, expected a state dict of tensors")
     others = [str(key) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
     if others or not content:
         raise RCDMError(
-            f"{path} is not a flat state dict of tensors: it holds {_some(others) if others else 'nothing'}; "
+            f"{path} is not a flat state dict of tensors: it holds {some(others) if others else 'nothing'}; "
             "save the model's state dict alone"
         )
     return dict(content)
@@ -216,7 +225,7 @@ def load_into(
         if name in own and tensor.shape != own[name].shape
     ]
     problems = [
-        f"{len(names)} {what} ({_some(names)})"
+        f"{len(names)} {what} ({some(names)})"
         for names, what in ((missing, "missing"), (unexpected, "unexpected"), (reshaped, "of another shape"))
         if names
     ]
@@ -228,5 +237,6 @@ def load_into(
     module.load_state_dict(given, strict=False)
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, for a message."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

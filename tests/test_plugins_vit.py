@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from checkpoint_files import full_checkpoint, save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torchvision import transforms
 
 from rcdm_core import RCDMError, find_provider, load_encoder
 
@@ -84,3 +86,55 @@ def test_the_declared_file_is_the_one_that_timm_names() -> None:
     provider = find_provider("dino-vitb16")
     assert provider.weights is not None
     assert provider.weights.url == timm.get_pretrained_cfg(ARCHITECTURE).url
+
+
+def test_a_full_checkpoint_serves_backbone_and_projector(reference: VisionTransformer, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    sizes = {"mlp.0": (2048, 768), "mlp.2": (2048, 2048), "mlp.4": (256, 2048)}
+    head = {}
+    for name, (out, inputs) in sizes.items():
+        head[f"{name}.weight"] = torch.randn(out, inputs, generator=generator) / inputs**0.5
+        head[f"{name}.bias"] = torch.randn(out, generator=generator)
+    path = save(full_checkpoint("DINO", reference.state_dict(), head), tmp_path / "full.pth")
+    image = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+    def load(name: str) -> nn.Module:
+        provider = find_provider(name)
+        return provider.load(weights=str(path), **provider.complete_options({}))
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, head[f"{name}.weight"], head[f"{name}.bias"])
+
+    with torch.no_grad():
+        expected = reference(normalise(image))
+        assert (load("dino-vitb16")(image) - expected).abs().max() <= 1e-5 * expected.abs().max()
+        hidden = nn.functional.gelu(linear("mlp.2", nn.functional.gelu(linear("mlp.0", expected))))
+        projected, expected = load("dino-vitb16-head")(image), linear("mlp.4", hidden)
+    assert projected.shape == (1, 256)
+    assert (projected - expected).abs().max() <= 1e-5 * expected.abs().max()
+    with pytest.raises(RCDMError, match="does not fit dino-resnet50"):
+        load("dino-resnet50")
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        ("dino-vits16", "vit_small_patch16_224.dino"),
+        ("dino-vitb8", "vit_base_patch8_224.dino"),
+        ("dino-vits8", "vit_small_patch8_224.dino"),
+    ],
+)
+def test_the_other_transformers_are_timms(name: str, architecture: str, tmp_path: Path) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model(architecture, pretrained=False, num_classes=0).eval()
+    torch.save(network.state_dict(), tmp_path / "backbone.pth")
+    provider = find_provider(name)
+    encoder = provider.load(weights=str(tmp_path / "backbone.pth"), **provider.complete_options({}))
+    image = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    with torch.no_grad():
+        h, expected = encoder(image), network(normalise(image))
+    assert h.shape == (1, provider.dim)
+    assert (h - expected).abs().max() <= 1e-5 * expected.abs().max()

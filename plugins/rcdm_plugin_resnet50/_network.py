@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import nn
 
-from rcdm_core import Encoder, WeightsInfo, load_into, read_state_dict, resolve_weights
+from rcdm_core import Encoder, WeightsInfo, load_into, read_checkpoint, resolve_weights
 
 
 def encoder(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Encoder:
@@ -26,10 +26,12 @@ def random_resnet50(seed: int) -> nn.Module:
     return network
 
 
-def resnet50_from_file(weights: str | None, info: WeightsInfo, provider: str) -> nn.Module:
-    """A ResNet-50 whose every tensor comes from a flat state dict; a classifier in the file is left out."""
+def resnet50_from_file(weights: str | None, info: WeightsInfo | None, method: str | None, provider: str) -> nn.Module:
+    """A ResNet-50 whose every tensor comes from a checkpoint in one of the layouts in which they are released."""
     path = resolve_weights(weights, info, provider=provider)
-    state = read_state_dict(path)
+    checkpoint = read_checkpoint(path)
+    if method is not None:
+        checkpoint.expect(method, provider=provider)
     network = random_resnet50(0)
-    load_into(network, state, provider=provider, path=path, ignore=("fc.",))
+    load_into(network, checkpoint.backbone, provider=provider, path=path)
     return network

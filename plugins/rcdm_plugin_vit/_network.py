@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import timm
 import torch
 
-from rcdm_core import Encoder, WeightsInfo, load_into, read_state_dict, resolve_weights
+from rcdm_core import Encoder, WeightsInfo, load_into, read_checkpoint, resolve_weights
 
 
 def vit_from_file(
@@ -19,9 +19,9 @@ def vit_from_file(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Encoder:
-    """The class token of a timm vision transformer whose every tensor comes from a flat state dict."""
+    """The class token of a timm vision transformer whose every tensor comes from a checkpoint of DINO's."""
     path = resolve_weights(weights, info, provider=provider)
-    state = read_state_dict(path)
+    state = read_checkpoint(path).expect("DINO", provider=provider).backbone
     # Without storage until the file fills it: drawing 86 million initial weights takes longer than reading them.
     with torch.device("meta"):
         network = timm.create_model(architecture, pretrained=False, num_classes=0)
