@@ -18,14 +18,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .errors import RCDMError, first_line
 from .provider import WeightsInfo
 from .torch_file import read_torch_file
+from .weights_cache import cache_path, known_digest
 
-_DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8})(\.[A-Za-z0-9]+)+$")  # torchvision's and timm's way: name-1a2b3c4d.pth
 _CHUNK = 1 << 20
 
 
@@ -51,38 +50,15 @@ def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: 
         raise RCDMError(f"{provider} has no weights of its own: give a checkpoint file with --weights FILE")
     if info is None or url != info.url:
         info = WeightsInfo(url=url)
-    path = _cache_path(url, info)
+    path = cache_path(url, info)
     if not path.is_file():
-        _download(url, path, _known_digest(url, info), provider)
-    _verify(path, url, _known_digest(url, info))
+        _download(url, path, known_digest(url, info), provider)
+    _verify(path, url, known_digest(url, info))
     return path
 
 
 def _is_url(text: str) -> bool:
     return urllib.parse.urlsplit(text).scheme in ("http", "https", "file")
-
-
-def _file_name(url: str) -> str:
-    return Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "weights"
-
-
-def _known_digest(url: str, info: WeightsInfo) -> str | None:
-    """The start of the file's sha256, where it is known."""
-    if info.sha256:
-        return info.sha256.lower()
-    match = _DIGEST_IN_NAME.search(_file_name(url))
-    return match.group(1) if match else None
-
-
-def _cache_path(url: str, info: WeightsInfo) -> Path:
-    """Where a URL's file is kept: at torch.hub's own place when its name can stand for it.
-
-    Other projects' checkpoints share names such as resnet50.pth, so that the rest are kept by their URL.
-    """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    if info.own_name or _known_digest(url, info):
-        return folder / _file_name(url)
-    return folder / "rcdm" / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{_file_name(url)}"
 
 
 def _download(url: str, path: Path, digest: str | None, provider: str) -> None:

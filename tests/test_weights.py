@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import http.server
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -250,3 +253,22 @@ def test_a_state_dict_is_loaded_strictly_and_in_brief(tmp_path: Path) -> None:
     assert "5 unexpected (block.0, block.1, block.2, …)" in message
     assert "1 of another shape (0.weight is [4, 5] instead of [4, 3])" in message
     assert all(torch.equal(value, before[key]) for key, value in target.state_dict().items())
+
+
+def test_a_listing_knows_which_weights_are_at_hand_without_torch(tmp_path: Path) -> None:
+    """By torch's own rule for its cache, in a process that never imports torch."""
+    code = (
+        "import sys; from rcdm_core import find_provider; from rcdm_core.weights_cache import at_hand, cache_path;"
+        "w = find_provider('dino-vitb16').weights; print(at_hand(w)); p = cache_path(w.url, w);"
+        "p.parent.mkdir(parents=True); p.write_bytes(b'x'); print(at_hand(w) == p, p, 'torch' in sys.modules)"
+    )
+    for variables, folder in (
+        ({"TORCH_HOME": str(tmp_path / "a")}, tmp_path / "a"),
+        ({"XDG_CACHE_HOME": str(tmp_path / "b")}, tmp_path / "b" / "torch"),
+    ):
+        inherited = {k: v for k, v in os.environ.items() if k not in ("TORCH_HOME", "XDG_CACHE_HOME")}
+        run = subprocess.run(
+            [sys.executable, "-c", code], env=inherited | variables, capture_output=True, text=True, check=True
+        )
+        path = folder / "hub" / "checkpoints" / "dino_vitbase16_pretrain.pth"
+        assert run.stdout.split("\n")[:2] == ["None", f"True {path} False"]

@@ -57,9 +57,11 @@ def show_command(name: str, as_json: bool) -> None:
         if entry.get(key) not in (None, []):
             value = entry[key]
             click.echo(f"  {key.replace('_', ' '):<12}{', '.join(value) if isinstance(value, list) else value}")
-    for key in ("url", "sha256", "licence", "citation"):
+    for key in ("url", "file", "sha256", "licence", "citation"):
         if weights.get(key):
             click.echo(f"  {'weights' if key == 'url' else key:<12}{weights[key]}")
+    if weights.get("url") and not weights["file"]:
+        click.echo("  not downloaded yet: it is fetched when it is first needed, or give a file with --weights")
     if options:
         click.echo("  options, for --provider-option NAME=VALUE:")
         rows = [(f"    {o['name']}", o["type"], f"default {o['default']}", o["help"]) for o in options]
@@ -97,7 +99,10 @@ def check_command(name: str, weights: str | None, provider_options: dict[str, st
 
 def describe(provider: Provider) -> dict[str, Any]:
     """Everything that a provider declares, for JSON."""
+    from rcdm_core.weights_cache import at_hand
+
     weights = provider.weights
+    file = at_hand(weights) if weights is not None else None
     return {
         "name": provider.name,
         "summary": provider.summary,
@@ -107,7 +112,13 @@ def describe(provider: Provider) -> dict[str, Any]:
         "forgets": list(provider.forgets),
         "weights": None
         if weights is None
-        else {"url": weights.url, "sha256": weights.sha256, "licence": weights.licence, "citation": weights.citation},
+        else {
+            "url": weights.url,
+            "sha256": weights.sha256,
+            "licence": weights.licence,
+            "citation": weights.citation,
+            "file": str(file) if file is not None else None,
+        },
         "options": [
             {
                 "name": name,
@@ -136,14 +147,30 @@ def _list(as_json: bool) -> None:
         click.echo(json.dumps(listing, indent=2))
         return
     rows = [
-        (name, provider.kind, "" if provider.dim is None else str(provider.dim), provider.summary)
+        (
+            name,
+            provider.kind,
+            "" if provider.dim is None else str(provider.dim),
+            _weights_in_a_word(provider),
+            registry.source_of(name).origin,
+            provider.summary,
+        )
         for name, provider in providers.items()
     ]
-    print_table(("provider", "kind", "dim", "what it is"), rows)
+    print_table(("provider", "kind", "dim", "weights", "from", "what it is"), rows)
     for report in reports:
         if report.error:
             where = f"{report.distribution} {report.version}"
             click.echo(f"Plugin {report.name} of {where} does not work: {report.error}", err=True)
+
+
+def _weights_in_a_word(provider: Provider) -> str:
+    """Whether the provider's own weights are on this machine."""
+    from rcdm_core.weights_cache import at_hand
+
+    if provider.weights is None:
+        return ""
+    return "at hand" if at_hand(provider.weights) is not None else "to fetch"
 
 
 def _source(report: PluginReport) -> dict[str, str | None]:
