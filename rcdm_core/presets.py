@@ -19,6 +19,7 @@ class Preset:
         batch_size: pictures a step; steps: how many there are when nobody says otherwise (Dhariwal & Nichol's own for
             their models).
         lr: AdamW's peak learning rate; warmup: steps until it is reached; lr_schedule: constant after that, or cosine.
+        h_lr: the learning rate of the layers that read h, as a share of lr.
         betas, weight_decay, clip: AdamW's betas and decay, the gradient norm's bound (0: none).
         ema_decay: of the weights that are kept.
         standardise: whether the network standardises h.
@@ -38,6 +39,7 @@ class Preset:
     clip: float = 1.0
     ema_decay: float = 0.9999
     standardise: bool = field(default=True)
+    h_lr: float = 1.0
 
     def unet_config(self, conditioning: str, h_dim: int = 0, num_classes: int = 0) -> UNetConfig:
         """The architecture with a conditioning for representations of size `h_dim`."""
@@ -76,6 +78,9 @@ PRESETS: dict[str, Preset] = {
             lr_schedule="cosine",
             betas=(0.9, 0.99),
             ema_decay=0.998,
+            # An Adam step moves the output of a layer by about lr times the number of its inputs, and h has over a
+            # thousand: at the others' rate its layers wander, above all in batch norms' gains.
+            h_lr=0.1,
         ),
         Preset(
             "small-64",

@@ -351,6 +351,14 @@ class UNet(nn.Module):
         self.h_mean.copy_(mean)
         self.h_std.copy_(std)
 
+    def parameters_reading_h(self) -> list[nn.Parameter]:
+        """Those of the layers whose input is h, or what h was reduced to."""
+        layers: list[nn.Module] = [getattr(self, name) for name in ("h_reduce", "ssl_emb") if hasattr(self, name)]
+        for module in self.modules():
+            if isinstance(module, ConditionalBatchNorm):
+                layers += [module.gain, module.bias]
+        return [parameter for layer in layers for parameter in layer.parameters()]
+
     def forward(self, x_t: Tensor, t: Tensor, h: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
         """Predict from a noised picture.
 

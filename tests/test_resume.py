@@ -71,6 +71,7 @@ def test_dropout_accumulation_and_embedding_resume_alike(
     preset = PRESETS["micro"]
     monkeypatch.setitem(PRESETS, "micro", replace(preset, unet={**preset.unet, "dropout": 0.3}, weight_decay=0.1))
     changes = {"accumulate": 2, "conditioning": "embedding", "lr_schedule": "cosine", "steps": 8, "seed": 3}
+    changes |= {"h_lr": 0.3}
     whole = results(train(arguments(out=tmp_path / "whole", **changes)))
     torch.rand(5)  # whatever the caller's generators do meanwhile
     run = train(arguments(**changes), Recorder(lambda done: os.kill(os.getpid(), signal.SIGINT) if done == 3 else None))

@@ -196,6 +196,31 @@ def test_parts_of_a_step_give_the_gradient_of_the_whole(arguments: Make) -> None
         assert one is not None and four is not None and torch.allclose(one, four, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("conditioning", ["embedding", "batchnorm"])
+def test_layers_that_read_h_learn_at_their_own_share(arguments: Make, conditioning: str) -> None:
+    """Adam's first step moves every weight by the learning rate, whatever the size of its gradient."""
+    trainer = make_trainer(arguments(conditioning=conditioning, h_lr=0.1))
+    for parameter in trainer.network.parameters():  # beyond the zeroed layers of a fresh network
+        torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(parameter.numel()))
+    before = {name: parameter.detach().clone() for name, parameter in trainer.network.named_parameters()}
+    trainer._step(trainer._batches("train")(0))
+    rate = learning_rate(trainer.recipe, 0, 6)
+    moved = {
+        name: float((parameter - before[name]).abs().max()) / rate
+        for name, parameter in trainer.network.named_parameters()
+    }
+    of_h = {name for name in moved if name.startswith(("ssl_emb", "h_reduce")) or ".gain." in name}
+    if conditioning == "batchnorm":
+        of_h |= {name for name in moved if name.replace(".gain.", ".bias.") in moved and ".bias." in name}
+    norms = [module for module in trainer.network.modules() if isinstance(module, ConditionalBatchNorm)]
+    assert len(of_h) == 2 + 4 * len(norms) and bool(norms) == (conditioning == "batchnorm")
+    for name in of_h:
+        assert moved[name] == pytest.approx(0.1, rel=0.02), name
+    # A bias in front of a normalisation has no gradient to speak of, so that not all of the others move.
+    others = [share for name, share in moved.items() if name not in of_h]
+    assert max(others) <= 1.02 and sum(share > 0.98 for share in others) > len(others) / 2
+
+
 def test_a_step_is_the_textbooks(arguments: Make) -> None:
     """AdamW without decay, with clipping and warm-up, written out in double precision for four steps."""
     trainer = make_trainer(arguments(clip=0.5, lr=1e-2))

@@ -50,6 +50,7 @@ class CountOrShare(click.ParamType):
 @click.option("--batch-size", type=click.IntRange(1), help="Images a step. [default: preset's]")
 @click.option("--accumulate", type=click.IntRange(1), metavar="PARTS", help="Split a step to save memory. [default: 1]")
 @click.option("--lr", type=float, help="Peak learning rate of AdamW. [default: preset's]")
+@click.option("--h-lr", type=float, metavar="SHARE", help="Of --lr, for the layers that read h. [default: preset's]")
 @click.option("--lr-schedule", help="constant, or cosine, down to zero at --steps. [default: preset's]")
 @click.option("--warmup", type=click.IntRange(0), metavar="STEPS", help="Until --lr is reached. [default: preset's]")
 @click.option("--weight-decay", type=float, help="Of AdamW. [default: preset's]")

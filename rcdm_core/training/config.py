@@ -54,6 +54,7 @@ class TrainConfig:
     batch_size: int | None = None       # pictures a step
     accumulate: int = 1                 # parts that a step's pictures are split into, when memory is short
     lr: float | None = None
+    h_lr: float | None = None           # learning rate of the layers that read h, as a share of lr
     lr_schedule: str | None = None      # constant or cosine (down to zero at --steps); None: the preset's if it can be
     warmup: int | None = None           # steps over which lr rises from zero
     weight_decay: float | None = None
@@ -75,7 +76,7 @@ class TrainConfig:
         _one_of("--lr-schedule", self.lr_schedule, LR_SCHEDULES)
         _one_of("--precision", self.precision, PRECISIONS)
         _one_of("--fit", self.fit, ("crop", "pad"))
-        for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "save_every"):
+        for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "h_lr", "save_every"):
             value = getattr(self, name)
             _require(value is None or (value > 0 and math.isfinite(value)), f"{_option(name)} {value} must be positive")
         for name in ("warmup", "weight_decay", "clip", "preview_every", "held_out", "pixel_cache_limit", "seed"):
@@ -124,7 +125,7 @@ class TrainConfig:
         schedule = self.lr_schedule or ("constant" if self.minutes_alone else preset.lr_schedule)
         own = {
             name: getattr(self, name)
-            for name in ("batch_size", "lr", "warmup", "weight_decay", "clip", "standardise")
+            for name in ("batch_size", "lr", "h_lr", "warmup", "weight_decay", "clip", "standardise")
             if getattr(self, name) is not None
         }
         recipe = replace(Recipe.of(preset), lr_schedule=schedule, accumulate=self.accumulate, **own)
@@ -173,6 +174,7 @@ class Recipe:
     clip: float
     ema: float
     standardise: bool
+    h_lr: float
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -183,7 +185,7 @@ class Recipe:
         """The preset's own."""
         return cls(
             preset.batch_size, 1, preset.lr, preset.lr_schedule, preset.warmup, preset.betas, preset.weight_decay,
-            preset.clip, preset.ema_decay, preset.standardise,
+            preset.clip, preset.ema_decay, preset.standardise, preset.h_lr,
         )  # fmt: skip
 
 

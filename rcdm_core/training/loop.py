@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,7 +100,7 @@ class Trainer:
         self.network.to(device).train()
         self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            self._parameter_groups(),
             lr=self.recipe.lr,
             betas=self.recipe.betas,
             weight_decay=self.recipe.weight_decay,
@@ -115,6 +116,15 @@ class Trainer:
         self._started = time.monotonic()
         self._before = self.counters.seconds
         self._step_began = self._started
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The weights with the share of the learning rate that each of them gets."""
+        reading_h = {id(parameter) for parameter in self.network.parameters_reading_h()}
+        groups = [
+            {"params": [p for p in self.parameters if (id(p) in reading_h) == reads], "share": share}
+            for reads, share in ((False, 1.0), (True, self.recipe.h_lr))
+        ]
+        return [group for group in groups if group["params"]]
 
     # the loop
 
@@ -167,7 +177,7 @@ class Trainer:
         done = self.counters
         lr = learning_rate(self.recipe, done.step, self.config.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["share"]
         torch.manual_seed(randomness.torch_seed(self.config.seed, "dropout", done.step))
         numbers = self._gradient(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf))

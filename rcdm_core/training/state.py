@@ -188,6 +188,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, ten
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         by_parameter.setdefault(name, {})[entry] = value.detach()
     state = optimizer.state_dict()
-    names = [name for name, _ in network.named_parameters()]
+    name_of = {id(parameter): name for name, parameter in network.named_parameters()}
+    names = [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
     state["state"] = {index: by_parameter[name] for index, name in enumerate(names) if name in by_parameter}
     optimizer.load_state_dict(state)
