@@ -29,12 +29,15 @@ REFERENCE = DiffusionConfig(schedule="linear", prediction="epsilon", variance="l
 #: name -> (changes of the preset, changes of the run's arguments)
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "the recipe": ({}, {}),
-    "conditioning by embedding": ({}, {"conditioning": "embedding"}),
+    "conditioning by embedding": ({}, {"conditioning": "embedding"}),  # the groups' row is compared with this one
     "float32": ({}, {"precision": "float32"}),
     "bf16": ({}, {"precision": "bf16"}),
     "epsilon, learned variance": ({"diffusion": EPSILON}, {}),
     "linear noise schedule": ({"diffusion": LINEAR}, {}),
     "h not standardised": ({}, {"standardise": False}),
+    "32 norm groups": ({"unet": {**PRESETS["tiny-32"].unet, "norm_groups": 32}}, {"conditioning": "embedding"}),
+    "beta2 0.999": ({"betas": (0.9, 0.999)}, {}),
+    "h's layers at the full rate": ({}, {"h_lr": 1.0}),
     "lr a tenth": ({}, {"lr": 0.1}),
     "lr twice": ({}, {"lr": 2.0}),
     "lr constant": ({}, {"lr_schedule": "constant"}),
@@ -65,7 +68,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         steps=arguments.steps // factor,
         batch_size=preset.batch_size * factor,
         lr=lr,
-        out=Path(arguments.out) / name.replace(" ", "-").replace(",", ""),
+        out=Path(arguments.out) / name.replace(" ", "-").replace(",", "").replace("'", ""),
         save_every=10**6,
         resume=True,
         seed=arguments.seed,

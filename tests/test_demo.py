@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -152,8 +153,25 @@ def test_the_whole_way_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_command_has_the_defaults_of_the_core() -> None:
     from rcdm_cli.demo import command
 
-    defaults = {parameter.name: parameter.default for parameter in command.params}
-    assert defaults["steps"] == demo.STEPS
+    (steps,) = (parameter for parameter in command.params if parameter.name == "steps")
+    assert isinstance(steps, click.Option) and not steps.required
+    assert f"[default: {demo.STEPS}, or {demo.STEPS_IN_BF16} where the device has bf16]" in (steps.help or "")
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("float32", demo.STEPS), ("bf16", demo.STEPS_IN_BF16)])
+def test_a_faster_number_format_pays_for_more_steps(
+    precision: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def interrupted(config: Any, progress: Any) -> Path:
+        asked.append(config.steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rcdm_core.training.train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run(out=tmp_path, device="cpu", precision=precision)
+    assert asked == [expected]
 
 
 def test_ctrl_c_in_a_training_ends_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,16 @@ from rcdm_cli.options import compute_options, out_option
 
 @click.command("demo")
 @click.option(
-    "--steps", type=click.IntRange(1), default=600, show_default=True, help="Of each model's training."
+    "--steps",
+    type=click.IntRange(1),
+    help="Of each model's training. [default: 900, or 2000 where the device has bf16]",
 )
 @click.option("--oracle", "oracles", multiple=True, metavar="NAME", help="Two of rcdm providers' oracles; repeatable.")
 @out_option("Folder of the page and the models. [default: runs/demo]")
 @click.option("--open/--no-open", "open_page", default=True, help="Open the page in the browser. [default: open]")
 @compute_options
 def command(
-    steps: int,
+    steps: int | None,
     oracles: tuple[str, ...],
     out: Path | None,
     open_page: bool,
