@@ -1,0 +1,42 @@
+"""timm:MODEL, any model of timm by its name there (timm:vit_base_patch14_dinov2.lvd142m).
+
+Pictures are brought to the size, mean and std of the model's own pretrained configuration; h is what timm gives before
+its classifier.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rcdm_core import Option, Provider, RCDMError, hookimpl
+
+if TYPE_CHECKING:
+    from rcdm_core import Encoder
+
+PREFIX = "timm:"
+OPTIONS = {"pool": Option(str, None, "timm's global_pool: avg, max, token, map, ...; nothing: the model's own")}
+
+
+@hookimpl
+def rcdm_resolve(name: str) -> Provider | None:
+    """The provider of a model of timm's. Whether timm has it is seen when it is loaded."""
+    if not name.startswith(PREFIX):
+        return None
+    model = name[len(PREFIX) :]
+    if not model:
+        raise RCDMError(f"{name!r} should be timm:MODEL, such as timm:vit_base_patch14_dinov2.lvd142m")
+    return Provider(
+        name=name, summary=f"timm's {model}, without its classifier", load=partial(load, name, model), options=OPTIONS
+    )
+
+
+def load(name: str, model: str, *, weights: str | None = None, pool: str | None) -> Encoder:
+    """timm's pretrained weights, or a checkpoint with timm's names.
+
+    Raises RCDMError for a model that timm does not have (the nearest ones are named), weights that cannot be had or do
+    not fit, and a pooling that the model does not know.
+    """
+    from ._network import encoder
+
+    return encoder(name, model, weights, pool)

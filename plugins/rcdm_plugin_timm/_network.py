@@ -1,0 +1,60 @@
+"""A model of timm's with its own preprocessing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, cast
+
+import timm
+from timm.data import resolve_model_data_config
+from torch import nn
+
+from rcdm_core import Encoder, RCDMError, first_line, load_into, read_checkpoint, resolve_weights
+
+
+def encoder(name: str, model: str, weights: str | None, pool: str | None) -> Encoder:
+    """See the package's `load`."""
+    _require_known(name, model)
+    network = _create(name, model, pool, pretrained=weights is None)
+    if weights is not None:
+        path = resolve_weights(weights, None, provider=name)
+        classifier = cast(Mapping[str, Any], network.pretrained_cfg).get("classifier") or ()
+        heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        state = read_checkpoint(path).backbone
+        load_into(network, state, provider=name, path=path, ignore=tuple(f"{head}." for head in heads))
+    data = resolve_model_data_config(network)
+    channels, height, width = data["input_size"]
+    if channels != 3 or height != width:
+        raise RCDMError(f"{name} takes pictures of {channels} x {height} x {width}, expected 3 channels and a square")
+    return Encoder(network, image_size=height, mean=data["mean"], std=data["std"])
+
+
+def _require_known(name: str, model: str) -> None:
+    if timm.is_model(model):
+        tag = model.partition(".")[2]
+        tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{model.partition('.')[0]}.*")]
+        if not tag or tag in tags:
+            return
+        raise RCDMError(f"timm has no weights {tag!r} for {name}; there are {', '.join(tags) or 'none'}")
+    near = difflib.get_close_matches(model, timm.list_models(), n=3)
+    raise RCDMError(f"timm has no model {model!r}" + (f"; the nearest are {', '.join(near)}" if near else ""))
+
+
+def _create(name: str, model: str, pool: str | None, pretrained: bool) -> nn.Module:
+    arguments: dict[str, Any] = {} if pool is None else {"global_pool": pool}
+    try:
+        network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0, **arguments)
+    except Exception as error:
+        what = f"option pool of {name} is {pool!r}, which the model does not take" if pool else f"{name} fails"
+        raise RCDMError(f"{what} ({first_line(error)})") from error
+    if not pretrained:
+        return network
+    try:
+        return timm.create_model(model, pretrained=True, num_classes=0, **arguments)
+    except Exception as error:
+        # The hub's client raises a dozen classes; what they have in common is that the weights are not here.
+        raise RCDMError(
+            f"the weights of {name} are not in the hub's cache and could not be fetched ({first_line(error)}); get "
+            "them in another way and give the file with --weights FILE"
+        ) from error

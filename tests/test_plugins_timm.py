@@ -1,0 +1,68 @@
+"""timm:MODEL, against timm's own models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from torchvision import transforms
+
+from rcdm_core import Encoder, RCDMError, find_provider
+
+
+def load(name: str, weights: Path | None = None, **options: Any) -> Encoder:
+    provider = find_provider(name)
+    given = None if weights is None else str(weights)
+    return cast(Encoder, provider.load(weights=given, **provider.complete_options(options)))
+
+
+@pytest.mark.parametrize(
+    ("model", "pool", "size", "mean", "std", "dim"),
+    [
+        ("resnet10t.c3_in1k", None, 176, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 512),
+        ("vit_tiny_patch16_224.augreg_in21k", None, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 192),
+        ("vit_tiny_patch16_224.augreg_in21k", "avg", 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 192),
+    ],
+)
+def test_h_is_timms_with_the_models_own_preprocessing(
+    model: str, pool: str | None, size: int, mean: tuple[float, ...], std: tuple[float, ...], dim: int, tmp_path: Path
+) -> None:
+    pooling = {} if pool is None else {"global_pool": pool}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model(model, pretrained=False, **pooling).eval()  # its classifier is in the file
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    encoder = load(f"timm:{model}", tmp_path / "weights.pth", **({} if pool is None else {"pool": pool}))
+    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        normalised = transforms.Normalize(mean, std)(image)
+        expected = network.forward_head(network.forward_features(normalised), pre_logits=True)
+        h = encoder(image)
+    assert (encoder.image_size, encoder.dim) == (size, dim) and h.shape == (1, dim)
+    assert (h - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_what_timm_does_not_have_is_said_with_what_it_has(tmp_path: Path) -> None:
+    for name, message in (
+        ("timm:", "should be timm:MODEL"),
+        ("timm:resnet5O", r"no model 'resnet5O'; the nearest are resnet5"),
+        ("timm:resnet10t.imagenet", r"no weights 'imagenet' for timm:resnet10t.imagenet; there are c3_in1k"),
+    ):
+        with pytest.raises(RCDMError, match=message):
+            load(name, tmp_path / "absent.pth")
+    with pytest.raises(RCDMError, match="option pool of timm:resnet10t is 'no such'"):
+        load("timm:resnet10t", tmp_path / "absent.pth", pool="no such")
+    torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(RCDMError, match=r"other\.pth does not fit timm:resnet10t"):
+        load("timm:resnet10t", tmp_path / "other.pth")
+
+
+def test_offline_with_nothing_cached_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(RCDMError, match=r"the weights of timm:resnet10t.* give the file with --weights FILE"):
+        load("timm:resnet10t")
