@@ -51,7 +51,7 @@ class Checkpoint:
         if self.method not in (None, method):
             raise RCDMError(
                 f"{self.path} looks like a checkpoint of {self.method} ({self.layout}), but {provider} expects one of "
-                f"{method}; give another --weights, or the provider for {self.method}"
+                f"{method}; give another file with --weights, or the provider that is made for it"
             )
         if head and not self.head:
             raise RCDMError(
@@ -88,13 +88,17 @@ def _vissl(path: Path, content: Any) -> Checkpoint | None:
 
 
 def _vissl_method(head: Tensors) -> str | None:
-    """VISSL's heads are numbered and look alike; their sizes tell."""
-    first, second = head.get("0.clf.0.weight"), head.get("1.clf.0.weight")
-    if first is None or second is None:
+    """VISSL's heads are numbered and look alike; their sizes tell. MoCo-v2's is SimCLR's: nothing in it tells them
+    apart."""
+    if not head:
         return None
-    if "0.clf.1.running_mean" in head:
-        return "Barlow Twins"
-    return "SimCLR" if len(first) == first.shape[1] and "0.clf.0.bias" in head else None
+    first, second = head.get("0.clf.0.weight"), head.get("1.clf.0.weight")
+    if first is not None and second is not None:
+        if "0.clf.1.running_mean" in head and "2.clf.0.weight" in head:
+            return "Barlow Twins"
+        if len(first) == first.shape[1] and "0.clf.0.bias" in head and "2.clf.0.weight" not in head:
+            return "SimCLR"
+    return "another method of VISSL"
 
 
 def _dino(path: Path, content: Any) -> Checkpoint | None:
@@ -125,7 +129,7 @@ def _flat(path: Path, content: Any) -> Checkpoint | None:
             names = _unwrapped(tensors)
             head = _below(names, "projection_head.")
             # DeepCluster-v2 has one set of prototypes for each clustering, SwAV one alone.
-            method = "SwAV" if head and "prototypes.weight" in names else None
+            method = ("SwAV" if "prototypes.weight" in names else "DeepCluster-v2") if head else None
             layout = "SwAV's layout" if head else "a plain state dict"
             backbone = {name: value for name, value in names.items() if not name.startswith("projection_head.")}
             return _parted(path, layout, method, backbone, head)

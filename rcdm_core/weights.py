@@ -102,10 +102,14 @@ def _verify(path: Path, url: str, digest: str | None) -> None:
     actual = _sha256(path)
     if digest is None:
         try:
-            digest = record.read_text().strip()
-        except FileNotFoundError:
+            digest = record.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            digest = ""
+        if not re.fullmatch("[0-9a-f]{64}", digest):  # none yet, or one that was cut short
             with contextlib.suppress(OSError):  # a cache that is read-only is as good as one that was verified
-                record.write_text(actual + "\n")
+                part = record.with_name(f"{record.name}.{os.getpid()}")
+                part.write_text(actual + "\n", encoding="ascii")
+                os.replace(part, record)
             return
     if not actual.startswith(digest):
         raise RCDMError(

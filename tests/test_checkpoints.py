@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import os
+import pickle
+import struct
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -167,3 +171,81 @@ def test_a_poisoned_pickle_does_not_run(legacy: bool, tmp_path: Path, monkeypatc
 
 def _only_poison(folder: Path) -> Path:
     return save({"args": Poison()}, folder / "only.pth")
+
+
+def _text(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text.encode()
+
+
+def _legacy_file(path: Path, body: bytes) -> Path:
+    """A file of torch's older format, of several pickles in a row, whose content is `body`."""
+    with path.open("wb") as file:
+        for head in (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {"little_endian": True}):
+            pickle.dump(head, file, 2)
+        file.write(body)
+        pickle.dump([], file, 2)
+    return path
+
+
+def test_a_pickle_cannot_change_torchs_functions_or_write_files(tmp_path: Path) -> None:
+    """torch's older reader writes a patch file beside a module whose source changed, where the pickle says so."""
+    start = b"\x80\x02cnowhere\nunknown\n0"  # a global that weights_only refuses, so that the second reader is used
+    function = b"ctorch._utils\n_rebuild_parameter\n"
+    state = b"N}(" + _text("dump_patches") + b"\x88" + _text("__name__") + _text(str(tmp_path / "made")) + b"u\x86b"
+    module = b"q\x010(" + _text("module") + b"h\x01" + _text("f.py") + _text("a line\n") + b"tQ."
+    bodies = {
+        "patch": start + function + state + module,
+        "module": start + function + module,
+        "defaults": start + b"ctorch._utils\n_rebuild_tensor_v2\nN}(" + _text("__defaults__") + b")u\x86b.",
+    }
+    for name, body in bodies.items():
+        with pytest.raises(RCDMError):
+            read_checkpoint(_legacy_file(tmp_path / f"{name}.pth", body))
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".pth"] * 3
+    assert torch._utils._rebuild_parameter.__name__ == "_rebuild_parameter"
+    torch.save({"w": torch.ones(2)}, tmp_path / "later.pth")
+    assert read_checkpoint(tmp_path / "later.pth").backbone["w"].tolist() == [1, 1]
+
+
+def test_state_dicts_that_are_other_dictionaries(tmp_path: Path) -> None:
+    config = foreign_object()["config"]  # type: ignore[index]
+    config.update({"backbone.w": torch.ones(2), "head.mlp.0.weight": torch.eye(2)})
+    outer: dict[str, Any] = collections.defaultdict(list)
+    outer["teacher"] = config
+    checkpoint = read_checkpoint(save(outer, tmp_path / "dictionaries.pth"))
+    assert checkpoint.method == "DINO" and checkpoint.backbone["w"].tolist() == [1, 1]
+
+
+def test_a_torchscript_archive_is_said_to_be_one(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "script.pt")
+    with pytest.raises(RCDMError, match=r"script.pt cannot be read as a checkpoint.*it is a TorchScript archive"):
+        read_checkpoint(tmp_path / "script.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "method"),
+    [
+        ("supervised-resnet50", {"teacher": {"backbone.w": torch.ones(1)}}, "DINO"),
+        (
+            "swav-resnet50",
+            {"module.projection_head.0.weight": torch.ones(1), "module.w": torch.ones(1)},
+            "DeepCluster-v2",
+        ),
+        (
+            "barlow-resnet50",
+            {
+                "classy_state_dict": {
+                    "base_model": {"model": {"trunk": {"w": torch.ones(1)}, "heads": {"x": torch.ones(1)}}}
+                }
+            },
+            "another method of VISSL",
+        ),
+    ],
+)
+def test_files_of_other_methods_are_refused_by_their_names(
+    name: str, content: dict[str, Any], method: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RCDMError, match=f"looks like a checkpoint of {method}"):
+        load(name, save(content, tmp_path / "other.pth"))

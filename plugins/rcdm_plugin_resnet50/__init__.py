@@ -21,6 +21,7 @@ SUPERVISED = WeightsInfo(
     licence="BSD-3-Clause (torchvision); trained on ImageNet",
     citation="He et al., Deep Residual Learning for Image Recognition, CVPR 2016",
 )
+LABELS = "supervised training"  # the method, in messages
 _FILES = "https://dl.fbaipublicfiles.com"
 DINO = WeightsInfo(
     url=f"{_FILES}/dino/dino_resnet50_pretrain/dino_resnet50_pretrain.pth",
@@ -73,7 +74,7 @@ def rcdm_providers() -> list[Provider]:
             dim=2048,
             options={"seed": Option(int, 0, "of the random weights"), **normalisation()},
         ),
-        _trained("supervised-resnet50", "trained to classify ImageNet (torchvision, IMAGENET1K_V1)", SUPERVISED, None),
+        _trained("supervised-resnet50", "trained to classify ImageNet (torchvision, IMAGENET1K_V1)", SUPERVISED, LABELS),
         _trained("dino-resnet50", f"trained by DINO {ssl}", DINO, "DINO"),
         _trained("simclr-resnet50", f"trained by SimCLR {ssl} (VISSL)", SIMCLR, "SimCLR"),
         _trained("barlow-resnet50", f"trained by Barlow Twins {ssl} (VISSL)", BARLOW, "Barlow Twins"),
