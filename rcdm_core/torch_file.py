@@ -24,6 +24,7 @@ class _Sealed:
     """A function of torch's in a pickle's hands: it can be called, but not be given another state."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         object.__setattr__(self, "_function", function)

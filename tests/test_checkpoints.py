@@ -209,6 +209,7 @@ def test_a_pickle_cannot_change_torchs_functions_or_write_files(tmp_path: Path) 
 
 def test_state_dicts_that_are_other_dictionaries(tmp_path: Path) -> None:
     config = foreign_object()["config"]  # type: ignore[index]
+    config.clear()
     config.update({"backbone.w": torch.ones(2), "head.mlp.0.weight": torch.eye(2)})
     outer: dict[str, Any] = collections.defaultdict(list)
     outer["teacher"] = config

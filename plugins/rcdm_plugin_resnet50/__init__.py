@@ -65,6 +65,7 @@ def normalisation(std: Sequence[float] = IMAGENET_STD) -> dict[str, Option]:
 @hookimpl
 def rcdm_providers() -> list[Provider]:
     """All ResNet-50s."""
+    classified = "trained to classify ImageNet"
     ssl = "on ImageNet without labels"
     return [
         Provider(
@@ -74,7 +75,7 @@ def rcdm_providers() -> list[Provider]:
             dim=2048,
             options={"seed": Option(int, 0, "of the random weights"), **normalisation()},
         ),
-        _trained("supervised-resnet50", "trained to classify ImageNet (torchvision, IMAGENET1K_V1)", SUPERVISED, LABELS),
+        _trained("supervised-resnet50", f"{classified} (torchvision, IMAGENET1K_V1)", SUPERVISED, LABELS),
         _trained("dino-resnet50", f"trained by DINO {ssl}", DINO, "DINO"),
         _trained("simclr-resnet50", f"trained by SimCLR {ssl} (VISSL)", SIMCLR, "SimCLR"),
         _trained("barlow-resnet50", f"trained by Barlow Twins {ssl} (VISSL)", BARLOW, "Barlow Twins"),
