@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 import torchvision
+from checkpoint_files import resnet50
 from torch import Tensor
 
 from rcdm_core import IMAGENET_MEAN, IMAGENET_STD, Encoder, RCDMError, find_provider, load_encoder
@@ -20,16 +21,7 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def reference() -> torchvision.models.ResNet:
-    """torchvision's own network with random weights and batch-norm statistics that are not the identity."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        network = torchvision.models.resnet50(weights=None).eval()
-        for name, buffer in network.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.1)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5)
-    return network
+    return resnet50()
 
 
 @pytest.fixture(scope="module")
