@@ -103,14 +103,19 @@ def _verify(path: Path, url: str, digest: str | None) -> None:
     if digest is None:
         try:
             digest = record.read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            digest = ""
-        if not re.fullmatch("[0-9a-f]{64}", digest):  # none yet, or one that was cut short
+        except FileNotFoundError:
             with contextlib.suppress(OSError):  # a cache that is read-only is as good as one that was verified
                 part = record.with_name(f"{record.name}.{os.getpid()}")
                 part.write_text(actual + "\n", encoding="ascii")
                 os.replace(part, record)
             return
+        except (OSError, ValueError):
+            digest = ""
+        if not re.fullmatch("[0-9a-f]{64}", digest):  # an empty one would pass as the start of any digest
+            raise RCDMError(
+                f"{record}, which says what {path.name} should be, cannot be read or is incomplete; delete both to "
+                "fetch the file again, or give a file with --weights FILE"
+            )
     if not actual.startswith(digest):
         raise RCDMError(
             f"{path} is not the file that {url} gave: its sha256 starts with {actual[:8]}, expected {digest[:8]}; "

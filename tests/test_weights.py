@@ -272,3 +272,18 @@ def test_a_listing_knows_which_weights_are_at_hand_without_torch(tmp_path: Path)
         )
         path = folder / "hub" / "checkpoints" / "dino_vitbase16_pretrain.pth"
         assert run.stdout.split("\n")[:2] == ["None", f"True {path} False"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"0123", b"\xff\xfe"], ids=["empty", "cut short", "not text"])
+def test_a_damaged_record_of_a_digest_is_no_licence_to_take_any_file(
+    damage: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    source = tmp_path / "weights.pth"
+    torch.save(net().state_dict(), source)
+    path = resolve_weights(source.as_uri(), None, provider="p")
+    record = path.with_name(path.name + ".sha256")
+    assert resolve_weights(source.as_uri(), None, provider="p") == path
+    record.write_bytes(damage)
+    with pytest.raises(RCDMError, match=r"\.sha256, which says what .* cannot be read or is incomplete; delete both"):
+        resolve_weights(source.as_uri(), None, provider="p")
