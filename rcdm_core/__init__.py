@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     )
     from .errors import RCDMError, UnreadableImage, first_line
     from .hookspecs import hookimpl, hookspec
+    from .layers import at_layer
     from .model import RCDM
     from .probes import Context, Probe, Result, run_probe
     from .progress import Reporter
-    from .provider import IMAGENET_MEAN, IMAGENET_STD, Option, Provider, WeightsInfo
+    from .provider import IMAGENET_MEAN, IMAGENET_STD, LAYER, Option, Provider, WeightsInfo
     from .registry import find_provider, providers
     from .training import TrainConfig, train
     from .weights import load_into, read_state_dict, resolve_weights
@@ -55,10 +56,11 @@ _HOME = {
     ),
     ".errors": ("RCDMError", "UnreadableImage", "first_line"),
     ".hookspecs": ("hookimpl", "hookspec"),
+    ".layers": ("at_layer",),
     ".model": ("RCDM",),
     ".probes": ("Context", "Probe", "Result", "run_probe"),
     ".progress": ("Reporter",),
-    ".provider": ("IMAGENET_MEAN", "IMAGENET_STD", "Option", "Provider", "WeightsInfo"),
+    ".provider": ("IMAGENET_MEAN", "IMAGENET_STD", "LAYER", "Option", "Provider", "WeightsInfo"),
     ".registry": ("find_provider", "providers"),
     ".training": ("TrainConfig", "train"),
     ".weights": ("load_into", "read_state_dict", "resolve_weights"),
@@ -91,6 +93,8 @@ __all__ = [
     "read_checkpoint",
     "Checkpoint",
     "load_into",
+    "LAYER",
+    "at_layer",
     "resize_for_encoder",
     "Fingerprint",
     "fingerprint",

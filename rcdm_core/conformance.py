@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .encoder import Encoder, build_encoder, compare_fingerprints, fingerprint, fingerprint_images, full_precision
+from .encoder import (
+    Encoder,
+    build_encoder,
+    compare_fingerprints,
+    declared_dim,
+    fingerprint,
+    fingerprint_images,
+    full_precision,
+)
 from .errors import RCDMError, first_line
 from .provider import Provider
 from .registry import DISABLE, find_provider, plugin_reports, source_of
@@ -85,6 +93,7 @@ def check_provider(
         return build_encoder(provider, weights=weights, device=device, options=options or {})
 
     try:
+        said = declared_dim(provider, options or {})
         encoder, again = load(), load()
         images = fingerprint_images(encoder.image_size).to(device)
         with torch.no_grad(), full_precision(images.device.type):
@@ -97,7 +106,7 @@ def check_provider(
         return [*results, failed, *(CheckResult(title, None, "not tried: there is no h") for title in ON_H)]
     results.append(CheckResult("loads and runs", True, f"pictures of {encoder.image_size} x {encoder.image_size}"))
     checks: list[Callable[[], tuple[bool | None, str]]] = [
-        lambda: _dim(provider, encoder, h),
+        lambda: _dim(provider, said, encoder, h),
         lambda: (h.dtype == torch.float32, str(h.dtype)),
         lambda: _finite(encoder, images),
         lambda: _deterministic(encoder, images, h),
@@ -140,12 +149,12 @@ def _listing_checks(name: str) -> list[CheckResult]:
     ]
 
 
-def _dim(provider: Provider, encoder: Encoder, h: Tensor) -> tuple[bool, str]:
+def _dim(provider: Provider, said: int | None, encoder: Encoder, h: Tensor) -> tuple[bool, str]:
     own = getattr(encoder, "dim", None)
     declared = [
-        f"the {who} says {dim}" for who, dim in (("provider", provider.dim), ("encoder", own)) if dim is not None
+        f"the {who} says {dim}" for who, dim in (("provider", said), ("encoder", own)) if dim is not None
     ]
-    fits = all(dim in (None, h.shape[1]) for dim in (provider.dim, own)) and (h.shape[1] > 0 or provider.kind == "none")
+    fits = all(dim in (None, h.shape[1]) for dim in (said, own)) and (h.shape[1] > 0 or provider.kind == "none")
     return fits, ", ".join([f"h has {h.shape[1]}", *declared])
 
 

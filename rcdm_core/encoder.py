@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .data.images import DEFAULT_INTERPOLATION, INTERPOLATIONS
 from .errors import RCDMError, first_line
 from .provider import Provider
 from .registry import find_provider
@@ -32,12 +33,14 @@ _ROUNDING = 2e-6
 class Encoder(nn.Module):
     """A network with its normalisation: images [B, 3, H, W] in [0, 1] -> h [B, dim], float32.
 
-    network     maps normalised images [B, 3, H, W] to [B, dim]; it is frozen, put into eval mode, and stays there
-    image_size  the side of the square pictures that it takes, in pixels; nothing is resized in here
-    mean, std   per channel (R, G, B), for pictures in [0, 1]
-    dim         the size of h; None: measured on one picture when it is first asked for
+    network        maps normalised images [B, 3, H, W] to [B, dim]; it is frozen, put into eval mode, and stays there
+    image_size     the side of the square pictures that it takes, in pixels; nothing is resized in here
+    mean, std      per channel (R, G, B), for pictures in [0, 1]
+    dim            the size of h; None: measured on one picture when it is first asked for
+    interpolation  how files are brought to image_size for it: bicubic, bilinear, lanczos or nearest, antialiased
 
-    h is differentiable with respect to the images. Raises RCDMError for a mean or std that is not three numbers.
+    h is differentiable with respect to the images. Raises RCDMError for a mean or std that is not
+    three numbers, and another interpolation.
     """
 
     mean: Tensor
@@ -51,12 +54,16 @@ class Encoder(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         dim: int | None = None,
+        interpolation: str = "bicubic",
     ) -> None:
         super().__init__()
+        if interpolation not in INTERPOLATIONS:
+            raise RCDMError(f"interpolation {interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise RCDMError(f"mean and std are three numbers each, std above 0, not {tuple(mean)} and {tuple(std)}")
         self.network = network
         self.image_size = image_size
+        self.interpolation = interpolation
         self._dim = dim
         # Not persistent: the digest of a fingerprint is that of the weights alone, so that other weights and other
         # preprocessing can be told apart.
@@ -137,8 +144,9 @@ def load_encoder(
     fixed test pictures is not finite float32 [B, dim].
     """
     provider = find_provider(name_or_provider) if isinstance(name_or_provider, str) else name_or_provider
-    encoder = build_encoder(provider, weights=weights, device=device, options={**(options or {}), **kw_options})
-    h = _checked_h(encoder, provider)
+    given = {**(options or {}), **kw_options}
+    encoder = build_encoder(provider, weights=weights, device=device, options=given)
+    h = _checked_h(encoder, provider, declared_dim(provider, given))
     if not isinstance(getattr(encoder, "dim", None), int):
         encoder.dim = h.shape[1]  # type: ignore[misc]
     if encoder.dim != h.shape[1]:
@@ -167,14 +175,24 @@ def build_encoder(
     # A module of a plugin's own class need not know its size.
     if not isinstance(getattr(module, "image_size", None), int):
         module.image_size = provider.image_size  # type: ignore[assignment]
+    if getattr(module, "interpolation", None) not in INTERPOLATIONS:
+        module.interpolation = DEFAULT_INTERPOLATION  # type: ignore[assignment]
     return cast(Encoder, module)
 
 
-def _checked_h(encoder: Encoder, provider: Provider) -> Tensor:
+def declared_dim(provider: Provider, options: Mapping[str, Any]) -> int | None:
+    """What the provider says of h's size: something with its default options alone."""
+    defaults = {name: option.default for name, option in provider.options.items()}
+    return provider.dim if provider.complete_options(options) == defaults else None
+
+
+def _checked_h(encoder: Encoder, provider: Provider, dim: int | None) -> Tensor:
     """h of the test pictures, or an RCDMError that says in what way it is not a representation."""
     what = f"the encoder of {provider.name}"
     try:
         h = _test_h(encoder)
+    except RCDMError:
+        raise
     except Exception as error:
         size = encoder.image_size
         raise RCDMError(f"{what} fails on pictures of {size} x {size} ({first_line(error)})") from error
@@ -186,8 +204,8 @@ def _checked_h(encoder: Encoder, provider: Provider) -> Tensor:
         )
     if h.dtype != torch.float32:
         raise RCDMError(f"{what} returns {h.dtype}, expected h in torch.float32")
-    if provider.dim is not None and h.shape[1] != provider.dim:
-        raise RCDMError(f"{what} returns h with dim {h.shape[1]}, but the provider declares {provider.dim}")
+    if dim is not None and h.shape[1] != dim:
+        raise RCDMError(f"{what} returns h with dim {h.shape[1]}, but the provider declares {dim}")
     if h.shape[1] == 0 and provider.kind != "none":
         raise RCDMError(f"{what} returns an empty h, which only a provider of kind none may")
     if not bool(torch.isfinite(h).all()):

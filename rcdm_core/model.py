@@ -177,12 +177,12 @@ class RCDM:
         from rcdm_core.data.images import read_array
         from rcdm_core.data.source import ImageSource
 
-        size = self.encoder.image_size
+        size, how = self.encoder.image_size, self.encoder.interpolation
         if isinstance(images, ImageSource):
             source = images
-            return lambda index: source.get(index, size)
+            return lambda index: source.get(index, size, how)
         files, fit = images, self.config.data.fit if self.config.data is not None else "crop"
-        return lambda index: read_array(files[index], size, fit)
+        return lambda index: read_array(files[index], size, fit, how)
 
     # h -> images
 

@@ -132,6 +132,10 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+# What plugins offer as `layer`, with `at_layer` behind it.
+LAYER = Option(str, None, "take h at this inner module, averaged over positions; nothing: the representation itself")
+
+
 @dataclass(frozen=True)
 class Provider:
     """A representation that RCDMs can be trained for: h = f(x) of the paper's section 3.
@@ -140,7 +144,7 @@ class Provider:
     summary     one line
     load        load(*, weights=None, **options) -> nn.Module that maps images [B, 3, H, W] in [0, 1] to h [B, dim];
                 weights is a path, a URL, or None for the provider's own
-    dim         the size of h; None: known once loaded
+    dim         the size of h with the default options; None: known once loaded
     image_size  the side of the square pictures that the encoder takes by default, in pixels
     kind        backbone, projector, logits, oracle, labels or none
     weights     where its own weights come from

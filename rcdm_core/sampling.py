@@ -67,7 +67,8 @@ def sample_images(
         h, stream, shown = None, name, np.ones((3, model.image_size, model.image_size), np.float32)
         if picture is not None:
             fit = fit_of(model)
-            h = model.encode(torch.from_numpy(read_arrays([picture], model.encoder.image_size, fit)))
+            seen = read_arrays([picture], model.encoder.image_size, fit, model.encoder.interpolation)
+            h = model.encode(torch.from_numpy(seen))
             stream, shown = picture.id, read_arrays([picture], model.image_size, fit)[0]
         samples = model.sample(
             h,

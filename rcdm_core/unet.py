@@ -38,6 +38,8 @@ class UNetConfig:
         num_heads: attention heads; ignored where `num_head_channels` is given (-1: not given).
         norm_groups: groups of the group norms; every released network has 32. In a narrow network that is one channel a
             group, and a block no longer sees how bright its picture is.
+        emb_channels: width of the embedding of time and h, through which h reaches every block with `embedding`; 0:
+            four times `model_channels`, as in every released network. In a narrow one that leaves few numbers for h.
         use_scale_shift_norm: the time embedding scales and shifts the second normalisation, instead of being added.
         resblock_updown: residual blocks change the resolution, instead of plain convolutions.
         new_attention_order: split q, k, v before heads (one released ADM model); otherwise heads first.
@@ -61,6 +63,7 @@ class UNetConfig:
     num_heads: int = 4
     num_head_channels: int = -1
     norm_groups: int = 32
+    emb_channels: int = 0
     use_scale_shift_norm: bool = True
     resblock_updown: bool = True
     new_attention_order: bool = False
@@ -89,6 +92,11 @@ class UNetConfig:
     @property
     def out_channels(self) -> int:
         return self.in_channels * (2 if self.learned_variance else 1)
+
+    @property
+    def emb_dim(self) -> int:
+        """Width of the embedding that every block sees."""
+        return self.emb_channels or 4 * self.model_channels
 
     def heads(self, channels: int) -> int:
         """Number of attention heads at a width of `channels`."""
@@ -187,7 +195,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, config: UNetConfig, channels: int, out_channels: int, resample: str | None = None) -> None:
         super().__init__()
-        emb_dim = 4 * config.model_channels
+        emb_dim = config.emb_dim
         self.scale_shift = config.use_scale_shift_norm
 
         def norm(channels: int) -> nn.Module:
@@ -211,7 +219,7 @@ class ResBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, emb: Tensor, condition: Tensor | None) -> Tensor:
-        """Args: x [B, C, H, W]; emb [B, 4 x model_channels]; condition [B, 512] with `batchnorm`, else None."""
+        """Args: x [B, C, H, W]; emb [B, emb_dim]; condition [B, 512] with `batchnorm`, else None."""
         conditions = () if condition is None else (condition,)
         y = _silu(self.in_layers[0](x, *conditions))
         if self.resample is None:
@@ -289,7 +297,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
-        emb_dim = 4 * config.model_channels
+        emb_dim = config.emb_dim
         self.time_embed = nn.Sequential(
             nn.Linear(config.model_channels, emb_dim), nn.SiLU(), nn.Linear(emb_dim, emb_dim)
         )

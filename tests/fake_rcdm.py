@@ -72,7 +72,7 @@ class FakeRCDM:
         self.image_size, self.h_dim = SIZE, len(self.kept)
         self.diffusion = Diffusion(DiffusionConfig())
         self.device = torch.device("cpu")
-        self.encoder = SimpleNamespace(image_size=64)
+        self.encoder = SimpleNamespace(interpolation="bicubic", image_size=64)
         self.fingerprint = SimpleNamespace(h=torch.zeros(1, self.h_dim))
         provider = SimpleNamespace(
             name="fake", kind="oracle", dim=self.h_dim, image_size=64, options={}, weights_digest="0" * 64, licence=None

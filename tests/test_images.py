@@ -370,3 +370,12 @@ def test_content_hash_of_a_truncated_png(tmp_path: Path) -> None:
         hashes.add(content_hash(tmp_path / "b.png"))
         assert content_hash(tmp_path / "b.png") == hashlib.sha256(data[:length]).hexdigest()
     assert len(hashes) == 7
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos", "nearest"])
+def test_a_picture_is_resized_as_asked(interpolation: str) -> None:
+    noise = np.random.RandomState(0).randint(0, 256, (48, 48, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    expected = picture.resize((16, 16), Image.Resampling[interpolation.upper()])
+    assert np.array_equal(fit_image(picture, 16, interpolation=interpolation).transpose(1, 2, 0), np.asarray(expected))
+    assert np.array_equal(read_array(picture, 16, "crop", interpolation).transpose(1, 2, 0), np.asarray(expected))

@@ -66,3 +66,12 @@ def test_offline_with_nothing_cached_says_what_to_do(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(RCDMError, match=r"the weights of timm:resnet10t.* give the file with --weights FILE"):
         load("timm:resnet10t")
+
+
+def test_files_are_resized_as_timm_resizes_them(tmp_path: Path) -> None:
+    expected = {"mobilenetv2_050.lamb_in1k": "bicubic", "tf_mobilenetv3_small_minimal_100": "bilinear"}
+    for model, interpolation in expected.items():
+        network = timm.create_model(model)
+        assert timm.data.resolve_model_data_config(network)["interpolation"] == interpolation
+        torch.save(network.state_dict(), tmp_path / "weights.pth")
+        assert load(f"timm:{model}", tmp_path / "weights.pth").interpolation == interpolation

@@ -178,7 +178,7 @@ def test_a_picture_that_can_be_read_again_is_taken_back(
     folder = write_images(tmp_path / "images", 10)
     plain = ImageFolder.get
 
-    def failing(self: ImageFolder, index: int, size: int) -> np.ndarray:
+    def failing(self: ImageFolder, index: int, size: int, interpolation: str = "bicubic") -> np.ndarray:
         if self.names[index] == "003.png":
             raise UnreadableImage("the disk failed")
         return plain(self, index, size)

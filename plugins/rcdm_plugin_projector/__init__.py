@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rcdm_core import IMAGENET_MEAN, IMAGENET_STD, Option, Provider, WeightsInfo, hookimpl
+from rcdm_core import IMAGENET_MEAN, IMAGENET_STD, LAYER, Option, Provider, WeightsInfo, hookimpl
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,17 +138,20 @@ def rcdm_providers() -> list[Provider]:
             options={
                 "mean": Option("floats", IMAGENET_MEAN, "per channel, for pictures in [0, 1]"),
                 "std": Option("floats", head.std, "per channel, for pictures in [0, 1]"),
+                "layer": LAYER,
             },
         )
         for head in HEADS
     ]
 
 
-def load(head: Head, *, weights: str | None = None, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+def load(
+    head: Head, *, weights: str | None = None, mean: Sequence[float], std: Sequence[float], layer: str | None
+) -> nn.Module:
     """Backbone and projector out of one full checkpoint.
 
     Raises RCDMError for a file that is missing, has no projector, does not fit, or is another method's.
     """
     from ._network import projected
 
-    return projected(head, weights, mean, std)
+    return projected(head, weights, mean, std, layer)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rcdm_core import find_provider, load_into, read_checkpoint, resolve_weights
+from rcdm_core import at_layer, find_provider, load_into, read_checkpoint, resolve_weights
 
 from . import Head
 
@@ -42,8 +42,10 @@ def projector(head: Head, inputs: int) -> tuple[nn.Sequential, dict[str, str]]:
     return nn.Sequential(*layers), names
 
 
-def projected(head: Head, weights: str | None, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """Both networks out of one file."""
+def projected(
+    head: Head, weights: str | None, mean: Sequence[float], std: Sequence[float], layer: str | None
+) -> nn.Module:
+    """Both networks out of one file, or what is at a layer of them (projector.1, backbone.network.layer3)."""
     path = resolve_weights(weights, head.weights, provider=head.name)
     checkpoint = read_checkpoint(path).expect(head.method, provider=head.name, head=True)
     backbone = find_provider(head.backbone)
@@ -58,7 +60,7 @@ def projected(head: Head, weights: str | None, mean: Sequence[float], std: Seque
         if name.endswith("num_batches_tracked"):
             state.setdefault(name, torch.zeros_like(buffer))  # old files lack it, and its memory is anything
     load_into(network, state, provider=head.name, path=path)
-    module = Projected(encoder, network)
+    module = at_layer(Projected(encoder, network), layer, provider=head.name)
     module.image_size = backbone.image_size  # type: ignore[assignment]
     return module.requires_grad_(False).eval()
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rcdm_core import IMAGENET_MEAN, IMAGENET_STD, Option, Provider, RCDMError, WeightsInfo, hookimpl
+from rcdm_core import IMAGENET_MEAN, IMAGENET_STD, LAYER, Option, Provider, RCDMError, WeightsInfo, hookimpl
 
 if TYPE_CHECKING:
     from rcdm_core import Encoder
@@ -55,10 +55,11 @@ SWAV_STD = (0.228, 0.224, 0.225)
 
 
 def normalisation(std: Sequence[float] = IMAGENET_STD) -> dict[str, Option]:
-    """The options mean and std."""
+    """The options mean, std and layer."""
     return {
         "mean": Option("floats", IMAGENET_MEAN, "per channel, for pictures in [0, 1]"),
         "std": Option("floats", tuple(std), "per channel, for pictures in [0, 1]"),
+        "layer": LAYER,
     }
 
 
@@ -98,7 +99,9 @@ def _trained(
     )
 
 
-def load_random(*, weights: str | None = None, seed: int, mean: Sequence[float], std: Sequence[float]) -> Encoder:
+def load_random(
+    *, weights: str | None = None, seed: int, mean: Sequence[float], std: Sequence[float], layer: str | None
+) -> Encoder:
     """A ResNet-50 initialised from `seed` alone. Raises RCDMError when it is given weights or a negative seed."""
     if weights is not None:
         raise RCDMError(f"provider random-resnet50 has random weights: leave out --weights {weights}")
@@ -106,7 +109,7 @@ def load_random(*, weights: str | None = None, seed: int, mean: Sequence[float],
         raise RCDMError(f"option seed of provider random-resnet50 is {seed}, but expected at least 0 and below 2^63")
     from ._network import encoder, random_resnet50
 
-    return encoder(random_resnet50(seed), mean, std)
+    return encoder(random_resnet50(seed), mean, std, layer, "random-resnet50")
 
 
 def load_trained(
@@ -117,6 +120,7 @@ def load_trained(
     weights: str | None = None,
     mean: Sequence[float],
     std: Sequence[float],
+    layer: str | None,
 ) -> Encoder:
     """A ResNet-50 out of a checkpoint as released, a backbone alone or a full one.
 
@@ -125,4 +129,4 @@ def load_trained(
     """
     from ._network import encoder, resnet50_from_file
 
-    return encoder(resnet50_from_file(weights, info, method, name), mean, std)
+    return encoder(resnet50_from_file(weights, info, method, name), mean, std, layer, name)

@@ -8,12 +8,14 @@ import torch
 import torchvision
 from torch import nn
 
-from rcdm_core import Encoder, WeightsInfo, load_into, read_checkpoint, resolve_weights
+from rcdm_core import Encoder, WeightsInfo, at_layer, load_into, read_checkpoint, resolve_weights
 
 
-def encoder(network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Encoder:
-    """The network with its normalisation, for pictures of 224 x 224."""
-    return Encoder(network, image_size=224, mean=mean, std=std, dim=2048)
+def encoder(
+    network: nn.Module, mean: Sequence[float], std: Sequence[float], layer: str | None, provider: str
+) -> Encoder:
+    """The network, or it up to a layer, with its normalisation, for pictures of 224 x 224."""
+    return Encoder(at_layer(network, layer, provider=provider), image_size=224, mean=mean, std=std)
 
 
 def random_resnet50(seed: int) -> nn.Module:

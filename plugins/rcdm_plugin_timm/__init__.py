@@ -1,7 +1,7 @@
 """timm:MODEL, any model of timm by its name there (timm:vit_base_patch14_dinov2.lvd142m).
 
-Pictures are brought to the size, mean and std of the model's own pretrained configuration; h is what timm gives before
-its classifier.
+Pictures are brought to the size of the model's own pretrained configuration with its interpolation, mean and std; h is
+what timm gives before its classifier.
 """
 
 from __future__ import annotations
@@ -9,13 +9,16 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rcdm_core import Option, Provider, RCDMError, hookimpl
+from rcdm_core import LAYER, Option, Provider, RCDMError, hookimpl
 
 if TYPE_CHECKING:
     from rcdm_core import Encoder
 
 PREFIX = "timm:"
-OPTIONS = {"pool": Option(str, None, "timm's global_pool: avg, max, token, map, ...; nothing: the model's own")}
+OPTIONS = {
+    "pool": Option(str, None, "timm's global_pool: avg, max, token, map, ...; nothing: the model's own"),
+    "layer": LAYER,
+}
 
 
 @hookimpl
@@ -31,12 +34,12 @@ def rcdm_resolve(name: str) -> Provider | None:
     )
 
 
-def load(name: str, model: str, *, weights: str | None = None, pool: str | None) -> Encoder:
+def load(name: str, model: str, *, weights: str | None = None, pool: str | None, layer: str | None) -> Encoder:
     """timm's pretrained weights, or a checkpoint with timm's names.
 
     Raises RCDMError for a model that timm does not have (the nearest ones are named), weights that cannot be had or do
-    not fit, and a pooling that the model does not know.
+    not fit, and a pooling or a layer that the model does not know.
     """
     from ._network import encoder
 
-    return encoder(name, model, weights, pool)
+    return encoder(name, model, weights, pool, layer)

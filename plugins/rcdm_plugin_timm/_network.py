@@ -10,10 +10,10 @@ import timm
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from rcdm_core import Encoder, RCDMError, first_line, load_into, read_checkpoint, resolve_weights
+from rcdm_core import Encoder, RCDMError, at_layer, first_line, load_into, read_checkpoint, resolve_weights
 
 
-def encoder(name: str, model: str, weights: str | None, pool: str | None) -> Encoder:
+def encoder(name: str, model: str, weights: str | None, pool: str | None, layer: str | None) -> Encoder:
     """See the package's `load`."""
     _require_known(name, model)
     network = _create(name, model, pool, pretrained=weights is None)
@@ -27,7 +27,14 @@ def encoder(name: str, model: str, weights: str | None, pool: str | None) -> Enc
     channels, height, width = data["input_size"]
     if channels != 3 or height != width:
         raise RCDMError(f"{name} takes pictures of {channels} x {height} x {width}, expected 3 channels and a square")
-    return Encoder(network, image_size=height, mean=data["mean"], std=data["std"])
+    channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+    return Encoder(
+        at_layer(network, layer, provider=name, channels_last=channels_last),
+        image_size=height,
+        mean=data["mean"],
+        std=data["std"],
+        interpolation=data["interpolation"],
+    )
 
 
 def _require_known(name: str, model: str) -> None:

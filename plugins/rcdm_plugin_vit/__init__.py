@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rcdm_core import IMAGENET_MEAN, IMAGENET_STD, Option, Provider, WeightsInfo, hookimpl
+from rcdm_core import IMAGENET_MEAN, IMAGENET_STD, LAYER, Option, Provider, WeightsInfo, hookimpl
 
 if TYPE_CHECKING:
     from rcdm_core import Encoder
@@ -37,12 +37,13 @@ def rcdm_providers() -> list[Provider]:
         Provider(
             name=name,
             summary=f"{title} trained by DINO on ImageNet without labels: the class token",
-            load=partial(load, name, architecture, weights_of(file), dim),
+            load=partial(load, name, architecture, weights_of(file)),
             dim=dim,
             weights=weights_of(file),
             options={
                 "mean": Option("floats", IMAGENET_MEAN, "per channel, for pictures in [0, 1]"),
                 "std": Option("floats", IMAGENET_STD, "per channel, for pictures in [0, 1]"),
+                "layer": LAYER,
             },
         )
         for name, title, architecture, file, dim in MODELS
@@ -53,11 +54,11 @@ def load(
     name: str,
     architecture: str,
     info: WeightsInfo,
-    dim: int,
     *,
     weights: str | None = None,
     mean: Sequence[float],
     std: Sequence[float],
+    layer: str | None,
 ) -> Encoder:
     """DINO's backbone file, or its full checkpoint, in timm's transformer.
 
@@ -65,4 +66,4 @@ def load(
     """
     from ._network import vit_from_file
 
-    return vit_from_file(architecture, weights, info, name, dim, mean, std)
+    return vit_from_file(architecture, weights, info, name, mean, std, layer)

@@ -58,8 +58,8 @@ class ImageFolder(ImageSource):
             number = {name: index for index, name in enumerate(self.label_names)}
             self.labels = [number[name] for name in classes if name is not None]
 
-    def get(self, index: int, size: int) -> np.ndarray:
-        return read_array(self.path(index), size, self.fit)
+    def get(self, index: int, size: int, interpolation: str = "bicubic") -> np.ndarray:
+        return read_array(self.path(index), size, self.fit, interpolation)
 
     def path(self, index: int) -> Path:
         """The file of picture `index`."""

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import torch
 
 FITS = ("crop", "pad")
+# How a picture is resized; always antialiased. An encoder expects what it was trained with.
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
+DEFAULT_INTERPOLATION = "bicubic"
 
 WHITE = (255, 255, 255)
 
@@ -55,15 +58,20 @@ def open_image(source: Path | str | bytes | Image.Image) -> Image.Image:
     return _decode(source, None, "crop")
 
 
-def read_array(source: Path | str | bytes | Image.Image, size: int, fit: str = "crop") -> np.ndarray:
-    """Read a picture at a size: uint8 `[3, size, size]`, RGB. The same as `fit_image(open_image(source), size, fit)`
-    up to rounding, but large JPEGs are not decoded in full.
+def read_array(
+    source: Path | str | bytes | Image.Image,
+    size: int,
+    fit: str = "crop",
+    interpolation: str = DEFAULT_INTERPOLATION,
+) -> np.ndarray:
+    """Read a picture at a size: uint8 `[3, size, size]`, RGB. The same as `fit_image` of `open_image(source)` up to
+    rounding, but large JPEGs are not decoded in full.
 
     Raises:
         UnreadableImage: as `open_image`.
         RCDMError: `fit` is neither "crop" nor "pad".
     """
-    return fit_image(_decode(source, size, fit), size, fit)
+    return fit_image(_decode(source, size, fit), size, fit, interpolation)
 
 
 def read_image(source: Path | str | bytes | Image.Image, size: int, fit: str = "crop") -> torch.Tensor:
@@ -73,13 +81,16 @@ def read_image(source: Path | str | bytes | Image.Image, size: int, fit: str = "
     return torch.from_numpy(read_array(source, size, fit)).float() / 255
 
 
-def fit_image(image: Image.Image, size: int, fit: str = "crop") -> np.ndarray:
+def fit_image(
+    image: Image.Image, size: int, fit: str = "crop", interpolation: str = DEFAULT_INTERPOLATION
+) -> np.ndarray:
     """Make a picture square and bring it to a size: uint8 `[3, size, size]`, RGB.
 
     Args:
         image: an RGB image as `open_image` returns it.
         size: side of the result, in pixels.
         fit: "crop" cuts the centre square out, "pad" adds white on the shorter sides.
+        interpolation: one of INTERPOLATIONS.
 
     Raises:
         RCDMError: `fit` is neither of them.
@@ -88,20 +99,20 @@ def fit_image(image: Image.Image, size: int, fit: str = "crop") -> np.ndarray:
     if check_fit(fit) == "crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        square = _resize(image.crop((left, top, left + side, top + side)), size, size)
+        square = _resize(image.crop((left, top, left + side, top + side)), size, size, interpolation)
     else:
         # Padding after the longer side has been resized gives the same as before, since rows and columns are resized
         # apart, and a strip of one by many thousand pixels does not become a square of many thousand.
         side = max(width, height)
         if width >= height:
-            flat = _resize(image, size, height)
+            flat = _resize(image, size, height, interpolation)
             padded = Image.new("RGB", (size, side), WHITE)
             padded.paste(flat, (0, (side - height) // 2))
         else:
-            flat = _resize(image, width, size)
+            flat = _resize(image, width, size, interpolation)
             padded = Image.new("RGB", (side, size), WHITE)
             padded.paste(flat, ((side - width) // 2, 0))
-        square = _resize(padded, size, size)
+        square = _resize(padded, size, size, interpolation)
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
@@ -147,8 +158,9 @@ def _digest_bytes(file: BinaryIO, digest: hashlib._Hash, count: int | None) -> N
             count -= len(block)
 
 
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP)
+def _resize(image: Image.Image, width: int, height: int, interpolation: str) -> Image.Image:
+    filter = Image.Resampling[interpolation.upper()]
+    return image.resize((width, height), filter, reducing_gap=_REDUCING_GAP)
 
 
 def _decode(source: Path | str | bytes | Image.Image, size: int | None, fit: str) -> Image.Image:

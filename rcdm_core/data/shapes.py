@@ -114,7 +114,7 @@ class Shapes(ImageSource):
         row = self._table[index]
         return Factors(int(row[0]), *(float(value) for value in row[1:]))
 
-    def get(self, index: int, size: int) -> np.ndarray:
+    def get(self, index: int, size: int, interpolation: str = "bicubic") -> np.ndarray:
         """Picture `index`, drawn at that size: uint8 `[3, size, size]`."""
         return _render_table(self._table[[index]], size)[0]
 

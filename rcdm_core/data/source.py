@@ -38,8 +38,10 @@ class ImageSource(ABC):
         return len(self.ids)
 
     @abstractmethod
-    def get(self, index: int, size: int) -> np.ndarray:
+    def get(self, index: int, size: int, interpolation: str = "bicubic") -> np.ndarray:
         """Picture `index`, read from its original: uint8 `[3, size, size]`, RGB.
+
+        interpolation: how a file is resized (rcdm_core/data/images.py); what is drawn at any size has no use for it.
 
         Raises:
             UnreadableImage: the file cannot be read as a picture; pass it on to `report_unreadable`.

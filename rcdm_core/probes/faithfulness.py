@@ -85,8 +85,10 @@ def _gallery(context: Context, model: RCDM, gallery: Pictures) -> dict[str, np.n
     context.progress.start(len(gallery), f"{model.name}: encoding the gallery", unit="picture")
     for start in range(0, len(gallery), _BATCH):
         part = gallery[start : start + _BATCH]
-        for name, side in zip(GALLERIES, (model.encoder.image_size, size), strict=True):
-            parts[name].append(model.encode(torch.from_numpy(read_arrays(part, side, fit))).numpy())
+        for name, side, how in zip(
+            GALLERIES, (model.encoder.image_size, size), (model.encoder.interpolation, "bicubic"), strict=True
+        ):
+            parts[name].append(model.encode(torch.from_numpy(read_arrays(part, side, fit, how))).numpy())
         context.progress.update(len(part))
     context.progress.finish()
     return {name: np.concatenate(values) for name, values in parts.items()}

@@ -149,7 +149,8 @@ def _views(context: Context, picture: Picture, rows: list[Transform], strength: 
 def _look(context: Context, model: RCDM, picture: Picture, views: Views) -> Block:
     import torch
 
-    seen = np.stack([to_array(view, model.encoder.image_size) for view in views[fit_of(model)]])
+    side, how = model.encoder.image_size, model.encoder.interpolation
+    seen = np.stack([to_array(view, side, how) for view in views[fit_of(model)]])
     shown = np.stack([to_array(view, model.image_size) for view in views[fit_of(model)]])
     h = model.encode(torch.from_numpy(seen))
     samples = model.sample(
@@ -203,7 +204,7 @@ def _references(context: Context, pool: Pictures) -> list[Reference]:
     for start in range(0, len(pool), _BATCH):
         part = pool[start : start + _BATCH]
         for m, model in enumerate(context.models):
-            seen = read_arrays(part, model.encoder.image_size, fit_of(model))
+            seen = read_arrays(part, model.encoder.image_size, fit_of(model), model.encoder.interpolation)
             h_parts[m].append(model.encode(torch.from_numpy(seen)).numpy().astype(np.float64))
             shown[m] += [*read_arrays(part, model.image_size, fit_of(model))]
         context.progress.update(len(part))

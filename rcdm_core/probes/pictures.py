@@ -41,7 +41,7 @@ class Picture:
     id: str
     name: str
     open: Callable[[], Image.Image]
-    read: Callable[[int, str], np.ndarray]
+    read: Callable[[int, str, str], np.ndarray]
     is_file: bool = True
 
     def trained_on(self, model: RCDM) -> bool | None:
@@ -117,16 +117,16 @@ def default_data(model: RCDM) -> ImageSource | None:
         return None
 
 
-def to_array(picture: Image.Image, size: int) -> np.ndarray:
+def to_array(picture: Image.Image, size: int, interpolation: str = "bicubic") -> np.ndarray:
     """A square PIL picture at `size` pixels, antialiased: float32 [3, size, size] in [0, 1]."""
     from rcdm_core.data.images import fit_image
 
-    return fit_image(picture, size).astype(np.float32) / 255
+    return fit_image(picture, size, interpolation=interpolation).astype(np.float32) / 255
 
 
-def read_arrays(pictures: Sequence[Picture], size: int, fit: str) -> np.ndarray:
+def read_arrays(pictures: Sequence[Picture], size: int, fit: str, interpolation: str = "bicubic") -> np.ndarray:
     """Untransformed pictures, each from its original at once: float32 [N, 3, size, size] in [0, 1]."""
-    return np.stack([picture.read(size, fit) for picture in pictures]).astype(np.float32) / 255
+    return np.stack([picture.read(size, fit, interpolation) for picture in pictures]).astype(np.float32) / 255
 
 
 def squared(picture: Image.Image, fit: str) -> Image.Image:
@@ -216,13 +216,13 @@ def from_source(data: ImageSource, index: int) -> Picture:
     def draw() -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(data.get(index, DRAWN_SIDE).transpose(1, 2, 0)))
 
-    return Picture(data.ids[index], data.names[index], draw, lambda size, fit: data.get(index, size))
+    return Picture(data.ids[index], data.names[index], draw, lambda size, fit, how: data.get(index, size, how))
 
 
 def _of_file(path: Path, content_id: str, name: str) -> Picture:
     from rcdm_core.data.images import open_image, read_array
 
-    return Picture(content_id, name, lambda: open_image(path), lambda size, fit: read_array(path, size, fit))
+    return Picture(content_id, name, lambda: open_image(path), lambda size, fit, how: read_array(path, size, fit, how))
 
 
 def _given(image: Any) -> Pictures:
@@ -255,7 +255,7 @@ def _given(image: Any) -> Pictures:
                 digest,
                 f"picture {digest[:8]}",
                 lambda: picture,
-                lambda size, fit: fit_image(picture, size, fit),
+                lambda size, fit, how: fit_image(picture, size, fit, how),
                 is_file=False,
             )
         ]

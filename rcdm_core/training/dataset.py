@@ -175,8 +175,10 @@ class _Pass:
                 drawn = self.source.get(index, self.image_size) if drawing or not need_input else blank
                 if not need_input:
                     return blank_input, drawn, None
-                same = drawing and self.encoder.image_size == self.image_size
-                return drawn if same else self.source.get(index, self.encoder.image_size), drawn, None
+                encoder = self.encoder
+                same = drawing and encoder.image_size == self.image_size and encoder.interpolation == "bicubic"
+                seen = drawn if same else self.source.get(index, encoder.image_size, encoder.interpolation)
+                return seen, drawn, None
             except UnreadableImage as error:
                 return blank_input, blank, error.reason
 

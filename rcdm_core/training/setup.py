@@ -89,7 +89,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         source,
         encoder,
         mark,
-        encoder_key=json.dumps([provider.name, _jsonable(options), encoder.image_size]),
+        encoder_key=json.dumps([provider.name, _jsonable(options), encoder.image_size, encoder.interpolation]),
         data_key=f"{data_fingerprint(source.ids)} {config.fit}",
         image_size=int(PRESETS[config.preset].unet["image_size"]),
         flip=config.flip,
