@@ -1,0 +1,77 @@
+"""A classifier of torchvision's with its own preprocessing and without its last linear layer."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torchvision import models
+
+from rcdm_core import Encoder, RCDMError, WeightsInfo, at_layer, load_into, read_checkpoint, resolve_weights
+
+# Classifiers beside the network, which only its training uses.
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+
+
+def encoder(name: str, model: str, weights: str | None, version: str, layer: str | None) -> Encoder:
+    """See the package's `load`."""
+    enum = _versions(name, model)
+    if version not in enum.__members__:
+        raise RCDMError(f"option version of {name} is {version!r}, expected one of {', '.join(enum.__members__)}")
+    entry = enum[version]
+    info = WeightsInfo(url=entry.url)
+    path = resolve_weights(weights, info, provider=name)
+    network = _build(model)
+    head = _remove_classifier(network, name)
+    state = read_checkpoint(path).backbone
+    load_into(network, state, provider=name, path=path, ignore=(f"{head}.", *_AUXILIARY))
+    preset = entry.transforms()
+    return Encoder(
+        at_layer(
+            network, layer, provider=name, channels_last=isinstance(network, models.swin_transformer.SwinTransformer)
+        ),
+        image_size=preset.crop_size[0],
+        mean=preset.mean,
+        std=preset.std,
+        interpolation=preset.interpolation.value,
+    )
+
+
+def _versions(name: str, model: str) -> Any:
+    known = models.list_models(module=models)
+    if model not in known:
+        near = difflib.get_close_matches(model, known, n=3)
+        raise RCDMError(
+            f"torchvision has no classifier {model!r}" + (f"; the nearest are {', '.join(near)}" if near else "")
+        )
+    return models.get_model_weights(model)
+
+
+def _build(model: str) -> nn.Module:
+    """The architecture with the values that its pretrained weights go with."""
+    # Both renormalise inside the network where their weights were ported from TensorFlow, and both draw their initial
+    # weights for minutes unless they are told not to.
+    ported = model in ("googlenet", "inception_v3")
+    arguments = {"transform_input": True, "init_weights": False, "aux_logits": False} if ported else {}
+    with torch.random.fork_rng(devices=[]):
+        network: nn.Module = torchvision.models.get_model(model, weights=None, **arguments)
+    return network
+
+
+def _remove_classifier(network: nn.Module, name: str) -> str:
+    """Put nothing in the last linear layer's place; returns its name.
+
+    SqueezeNet classifies by a convolution with a pooling behind it: without the convolution and its activation the
+    pooling gives h.
+    """
+    linear = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if isinstance(network, models.SqueezeNet):
+        network.classifier[1], network.classifier[2] = nn.Identity(), nn.Identity()
+        return "classifier.1"
+    if not linear:
+        raise RCDMError(f"{name} has no linear classifier to take away; use it through timm: or custom:")
+    network.set_submodule(linear[-1], nn.Identity())
+    return linear[-1]
