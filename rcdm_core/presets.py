@@ -70,6 +70,7 @@ PRESETS: dict[str, Preset] = {
                 "attention_resolutions": (8,),
                 "num_heads": 4,
                 "norm_groups": 16,
+                "emb_channels": 768,
             },
             _V_COSINE,
             batch_size=16,
