@@ -6,6 +6,7 @@ method that it looks like, and one full checkpoint serves backbone and projector
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from .errors import RCDMError
 from .weights import read_content, some
 
 Tensors = dict[str, Tensor]
+_log = logging.getLogger(__name__)
 
 # Prefixes that training scripts put before a network's own names.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -73,6 +75,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     for recognise in (_vissl, _dino, _vicreg, _converted, _flat):
         found = recognise(path, content)
         if found is not None:
+            if found.ignored:
+                names = ", ".join(found.ignored)
+                _log.info("%s (%s): left out, as no part of the representation: %s", path, found.layout, names)
             return found
     held = some([str(key) for key in content]) if isinstance(content, Mapping) else f"a {type(content).__name__}"
     raise RCDMError(f"{path} holds no state dict of tensors that is known here, but {held or 'nothing'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import logging
 import os
 import pickle
 import re
@@ -26,6 +27,7 @@ from .torch_file import read_torch_file
 from .weights_cache import cache_path, known_digest
 
 _CHUNK = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: str) -> Path:
@@ -200,6 +202,9 @@ def load_into(
     Raises RCDMError that names the file, and in brief the missing and unexpected names and the wrong shapes.
     """
     given = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(ignore))}
+    left_out = [name for name in state if name not in given]
+    if left_out:
+        _log.info("%s: left out for %s: %s", path, provider, ", ".join(left_out))
     own = module.state_dict()
     # Files written before torch counted batches lack this counter, which eval mode never reads.
     missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]

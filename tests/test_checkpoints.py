@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import pickle
 import struct
@@ -250,3 +251,14 @@ def test_files_of_other_methods_are_refused_by_their_names(
 ) -> None:
     with pytest.raises(RCDMError, match=f"looks like a checkpoint of {method}"):
         load(name, save(content, tmp_path / "other.pth"))
+
+
+def test_what_is_left_out_of_a_file_is_named_when_asked(
+    tmp_path: Path, reference: torchvision.models.ResNet, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(reference.state_dict(), tmp_path / "supervised.pth")  # with its classifier
+    provider = find_provider("supervised-resnet50")
+    with caplog.at_level(logging.INFO, "rcdm_core"):
+        provider.load(weights=str(path), **provider.complete_options({}))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.endswith("left out, as no part of the representation: fc.weight, fc.bias") and str(path) in message

@@ -453,3 +453,24 @@ def test_assignments() -> None:
 def test_held_out_is_a_count_or_a_share(text: str, value: Any) -> None:
     found = train.CountOrShare().convert(text, None, None)
     assert found == value and type(found) is type(value)
+
+
+def test_verbose_lets_the_library_speak_for_one_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import logging
+
+    from rcdm_core import registry
+
+    def speaking() -> dict[str, Any]:
+        logging.getLogger("rcdm_core.weights").info("left out: fc.weight")
+        return {}
+
+    monkeypatch.setattr(registry, "providers", speaking)
+    for arguments, said in (
+        (["providers"], False),
+        (["providers", "--verbose"], True),
+        (["--verbose", "providers"], True),
+        (["--verbose", "providers", "list", "--verbose"], True),
+        (["providers"], False),
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0 and result.stderr.count("left out: fc.weight") == said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from rcdm_core import defaults
 F = TypeVar("F", bound=Callable[..., Any])
 
 _DEBUG = "rcdm_cli.debug"
+_VERBOSE = "rcdm_cli.verbose"
 _PATH = click.Path(path_type=Path)
 
 
@@ -27,9 +29,52 @@ def _set_debug(context: click.Context, parameter: click.Parameter, value: bool) 
         context.meta[_DEBUG] = True
 
 
-debug_option = click.option(
-    "--debug", is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show tracebacks of errors."
-)
+class _Echo(logging.Handler):
+    """Writes what the library has to say to stderr, wherever that goes at the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
+def _set_verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and _VERBOSE not in context.meta:
+        context.meta[_VERBOSE] = True
+        logger, handler = logging.getLogger("rcdm_core"), _Echo()
+        before = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+
+        def undo() -> None:
+            logger.removeHandler(handler)
+            logger.setLevel(before)
+
+        context.call_on_close(undo)
+
+
+def debug_option(command: F) -> F:
+    """--debug and --verbose, which every command has."""
+    for option in (
+        click.option(
+            "--verbose",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_set_verbose,
+            help="Say more, such as which tensors of a checkpoint are left out.",
+        ),
+        click.option(
+            "--debug",
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_set_debug,
+            help="Show tracebacks of errors.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything drawn.")
 device_option = click.option(
