@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import importlib
 import importlib.metadata
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -20,6 +25,8 @@ if TYPE_CHECKING:
     from .probes.base import Probe
 
 DISABLE = "RCDM_DISABLE_PLUGINS"
+TRY = "RCDM_TRY_PLUGINS"  # paths of plugins that are not installed; in the environment, so that children see them too
+_NOT_INSTALLED = "not installed"  # in the place of a version
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,68 @@ def probes() -> dict[str, Probe]:
     return dict(sorted(found.items()))
 
 
+@contextlib.contextmanager
+def trying(path: Path | str) -> Iterator[None]:
+    """Inside, a plugin that is not installed takes part: a .py file, a package's folder, or a project that has one
+    package rcdm_plugin_* in it or in its src/.
+
+    Raises RCDMError where there is no plugin at `path`, or it cannot be imported.
+    """
+    place = _package_in(Path(path).expanduser().resolve())
+    before = os.environ.get(TRY)
+    os.environ[TRY] = str(place) if not before else f"{before}{os.pathsep}{place}"
+    reload()
+    try:
+        report = _registry().reports[_tried_name(place)]
+        if report.error and not report.providers:
+            raise RCDMError(f"the plugin in {path} does not work: {report.error}")
+        yield
+    finally:
+        os.environ.pop(TRY)
+        if before is not None:
+            os.environ[TRY] = before
+        reload()
+
+
+def _package_in(path: Path) -> Path:
+    """The file or package folder to import. Raises RCDMError where there is none."""
+    if path.is_file() and path.suffix == ".py":
+        return path
+    if (path / "__init__.py").is_file():
+        return path
+    found = [file.parent for place in (path, path / "src") for file in place.glob("rcdm_plugin_*/__init__.py")]
+    if len(found) != 1:
+        raise RCDMError(
+            f"{path} is no plugin: expected a .py file, a folder with an __init__.py, or a project with one package "
+            f"rcdm_plugin_* in it{f', not {len(found)}' if found else ''}"
+        )
+    return found[0]
+
+
+def _import_tried(path: Path) -> ModuleType:
+    """Import it afresh by its own name, so that what was edited in between counts."""
+    name = path.stem if path.is_file() else path.name
+    for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
+        if _is_below(getattr(sys.modules[loaded], "__file__", None), path):
+            del sys.modules[loaded]
+    if name in sys.modules:
+        raise RCDMError(f"its name {name} is that of another module, which is loaded already; rename it")
+    importlib.invalidate_caches()
+    sys.path.insert(0, str(path.parent))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(path.parent))
+
+
+def _is_below(file: str | None, path: Path) -> bool:
+    return file is not None and (Path(file).resolve() == path or path in Path(file).resolve().parents)
+
+
+def _tried_name(path: Path) -> str:
+    return f"{path.stem} of {path}"
+
+
 def reload() -> None:
     """Forget what was found; the next question looks again. For tests and for notebooks that install something."""
     _registry.cache_clear()
@@ -156,6 +225,9 @@ def _registry() -> _Registry:
         importlib.metadata.entry_points(group=PROJECT), key=lambda point: (point.name, point.value), reverse=True
     ):
         _register(registry, entry_point, disabled)
+    for path in map(Path, filter(None, os.environ.get(TRY, "").split(os.pathsep))):
+        registry.reports[_tried_name(path)] = PluginReport(path.stem, str(path), _NOT_INSTALLED)
+        _load(registry, _tried_name(path), functools.partial(_import_tried, path))
     _collect_providers(registry)
     return registry
 
@@ -168,8 +240,12 @@ def _register(registry: _Registry, entry_point: importlib.metadata.EntryPoint, d
     if entry_point.name in disabled:
         registry.complain(plugin, f"disabled by {DISABLE}")
         return
+    _load(registry, plugin, entry_point.load)
+
+
+def _load(registry: _Registry, plugin: str, load: Callable[[], object]) -> None:
     try:
-        registry.manager.register(entry_point.load(), name=plugin)
+        registry.manager.register(load(), name=plugin)
     except (Exception, SystemExit) as error:  # a plugin may do anything at import, leaving included
         if registry.manager.has_plugin(plugin):
             registry.manager.unregister(name=plugin)

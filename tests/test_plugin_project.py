@@ -66,3 +66,33 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     assert result.exit_code == 2 and "file exists and is not an empty folder" in result.output
     result = CliRunner().invoke(main, ["plugin", "new", "yours", "--out", "deep/folder"])
     assert result.exit_code == 0 and (tmp_path / "deep/folder/src/rcdm_plugin_yours/_network.py").is_file()
+
+
+def test_a_plugin_is_tried_without_installing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rcdm_core import registry
+
+    monkeypatch.chdir(tmp_path)
+    project = write_project("tried-net", tmp_path / "project")
+    package = project / "src" / "rcdm_plugin_tried_net"
+    for path in (project, package, package / "__init__.py"):
+        result = CliRunner().invoke(main, ["--plugin", str(path), "providers", "--json"])
+        if path.suffix:  # its load needs the file beside it, its listing does not
+            assert '"tried-net"' in result.stdout
+            continue
+        (entry,) = [each for each in json.loads(result.stdout)["providers"] if each["name"] == "tried-net"]
+        assert entry["plugin"] == {"name": package.name, "distribution": str(package), "version": "not installed"}
+    result = CliRunner().invoke(main, ["providers", "check", "tried-net", "--plugin", str(project)])
+    assert result.exit_code == 0 and "keeps the contract" in result.stdout
+    assert "tried-net" not in registry.providers()
+
+    (tmp_path / "broken.py").write_text("raise ValueError('half done')")
+    (tmp_path / "json.py").write_text("")
+    (tmp_path / "empty").mkdir()
+    for name, message in (
+        ("broken.py", "the plugin in broken.py does not work: ValueError: half done"),
+        ("json.py", "its name json is that of another module"),
+        ("empty", "is no plugin: expected a .py file"),
+        ("absent.py", "is no plugin: expected a .py file"),
+    ):
+        result = CliRunner().invoke(main, ["providers", "--plugin", name])
+        assert result.exit_code == 2 and message in " ".join(result.stderr.split()), result.stderr

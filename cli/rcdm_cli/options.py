@@ -51,9 +51,27 @@ def _set_verbose(context: click.Context, parameter: click.Parameter, value: bool
         context.call_on_close(undo)
 
 
+def _try_plugins(context: click.Context, parameter: click.Parameter, value: tuple[Path, ...]) -> None:
+    if value:
+        from rcdm_core import registry
+
+        for path in value:
+            context.with_resource(registry.trying(path))
+
+
 def debug_option(command: F) -> F:
-    """--debug and --verbose, which every command has."""
+    """--plugin, --verbose and --debug, which every command has."""
     for option in (
+        click.option(
+            "--plugin",
+            multiple=True,
+            type=_PATH,
+            is_eager=True,
+            expose_value=False,
+            callback=_try_plugins,
+            metavar="FILE|DIR",
+            help="Try a plugin that is not installed; repeatable.",
+        ),
         click.option(
             "--verbose",
             is_flag=True,
