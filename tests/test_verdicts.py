@@ -1,0 +1,34 @@
+"""The verdict that a transform's evidence leads to."""
+
+from __future__ import annotations
+
+import pytest
+
+from rcdm_core.metrics.bootstrap import Estimate
+from rcdm_core.probes.verdicts import Evidence, judge
+
+
+def estimate(value: float, width: float = 0.02) -> Estimate:
+    return Estimate(value, value - width, value + width, 50)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "code"),
+    [
+        (Evidence(estimate(0.9)), "follows"),
+        (Evidence(estimate(0.6, 0.2)), "cannot tell"),
+        (Evidence(estimate(0.4)), "partly"),
+        (Evidence(estimate(0.05)), "cannot tell"),
+        (Evidence(estimate(0.05), dh=estimate(0.005, 0.001)), "ignores"),
+        (Evidence(estimate(0.05), dh=estimate(0.5)), "cannot tell"),
+        (Evidence(estimate(0.05), estimate(0.9), estimate(0.005, 0.001), r2=0.9), "generator"),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.1), "ignores"),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.8, drawn=estimate(0.9)), "ignores"),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.8, drawn=estimate(0.1)), "cannot tell"),
+        (Evidence(estimate(0.05), estimate(0.3, 0.3), estimate(0.5), r2=0.1), "cannot tell"),
+        (Evidence(estimate(-0.8)), "cannot tell"),
+        (Evidence(Estimate(0.1, None, None, 1), dh=Estimate(0.01, None, None, 1)), "ignores"),
+    ],
+)
+def test_judgement(evidence: Evidence, code: str) -> None:
+    assert judge(evidence).code == code
