@@ -39,8 +39,8 @@ class Encoder(nn.Module):
     dim            the size of h; None: measured on one picture when it is first asked for
     interpolation  how files are brought to image_size for it: bicubic, bilinear, lanczos or nearest, antialiased
 
-    h is differentiable with respect to the images. Raises RCDMError for a mean or std that is not
-    three numbers, and another interpolation.
+    h is differentiable with respect to the images. Raises RCDMError for a mean or std that is not three numbers, and
+    for another interpolation.
     """
 
     mean: Tensor
@@ -54,7 +54,7 @@ class Encoder(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         dim: int | None = None,
-        interpolation: str = "bicubic",
+        interpolation: str = DEFAULT_INTERPOLATION,
     ) -> None:
         super().__init__()
         if interpolation not in INTERPOLATIONS:
@@ -181,9 +181,9 @@ def build_encoder(
 
 
 def declared_dim(provider: Provider, options: Mapping[str, Any]) -> int | None:
-    """What the provider says of h's size: something with its default options alone."""
-    defaults = {name: option.default for name, option in provider.options.items()}
-    return provider.dim if provider.complete_options(options) == defaults else None
+    """What the provider says of h's size: nothing where an option that changes it is given."""
+    resized = any(options.get(name) is not None for name, option in provider.options.items() if option.resizes)
+    return None if resized else provider.dim
 
 
 def _checked_h(encoder: Encoder, provider: Provider, dim: int | None) -> Tensor:

@@ -16,7 +16,8 @@ class InnerLayer(nn.Module):
     network        takes images [B, 3, H, W] and runs to its end
     layer          name of the module, as in `network.named_modules()`; of one that runs several times, its last run
     provider       for messages
-    channels_last  whether the network's feature maps are [B, H, W, C] instead of [B, C, H, W]
+    channels_last  whether a feature map whose sides do not tell is [B, H, W, C] instead of [B, C, H, W]; pictures are
+                   square, so that it seldom matters, and one network may have maps of both kinds
 
     forward(images) -> [B, C]: feature maps are averaged over height and width, tokens [B, N, C] over N, the class token
     among them; vectors stay as they are. Of a module that returns several tensors, the first counts.
@@ -55,10 +56,16 @@ class InnerLayer(nn.Module):
             output = output[0]
         return self._pooled(output, len(images))
 
+    def _ends_in_channels(self, maps: Tensor) -> bool:
+        _, first, second, third = maps.shape
+        if (first == second) != (second == third):
+            return first == second
+        return self.channels_last
+
     def _pooled(self, output: Any, count: int) -> Tensor:
         if isinstance(output, Tensor) and 2 <= output.ndim <= 4 and len(output) == count:
             if output.ndim == 4:
-                return output.mean((1, 2) if self.channels_last else (2, 3))
+                return output.mean((1, 2) if self._ends_in_channels(output) else (2, 3))
             return output.mean(1) if output.ndim == 3 else output
         what = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise RCDMError(

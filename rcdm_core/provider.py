@@ -53,6 +53,7 @@ class Option:
     type     str, int, float, bool, or "floats" (a tuple of numbers, written 0.5,0.5,0.5)
     default  its value when nothing is given
     help     one line for `rcdm providers show`
+    resizes  True: once it is given, h may have another size than the provider declares
 
     Raises TypeError where the declaration contradicts itself.
     """
@@ -60,6 +61,7 @@ class Option:
     type: Any
     default: Any
     help: str
+    resizes: bool = False
 
     def __post_init__(self) -> None:
         if self.type not in OPTION_TYPES:
@@ -133,7 +135,9 @@ def _number(value: Any) -> float:
 
 
 # What plugins offer as `layer`, with `at_layer` behind it.
-LAYER = Option(str, None, "take h at this inner module, averaged over positions; nothing: the representation itself")
+LAYER = Option(
+    str, None, "take h at this inner module, averaged over positions; nothing: the representation itself", resizes=True
+)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class Provider:
     summary     one line
     load        load(*, weights=None, **options) -> nn.Module that maps images [B, 3, H, W] in [0, 1] to h [B, dim];
                 weights is a path, a URL, or None for the provider's own
-    dim         the size of h with the default options; None: known once loaded
+    dim         the size of h, unless an option that `resizes` is given; None: known once loaded
     image_size  the side of the square pictures that the encoder takes by default, in pixels
     kind        backbone, projector, logits, oracle, labels or none
     weights     where its own weights come from

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from rcdm_core import Encoder, Option, Provider, RCDMError, at_layer, check_provider, find_provider, load_encoder
+from rcdm_core import LAYER, Encoder, Option, Provider, RCDMError, at_layer, check_provider, find_provider, load_encoder
 from rcdm_core.layers import InnerLayer
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -43,6 +43,11 @@ def test_channels_come_last_where_the_network_says_so() -> None:
     with torch.no_grad():
         expected = network.features[:2](IMAGES).mean((1, 2))
         assert expected.shape == (2, 96) and torch.allclose(inner(IMAGES), expected, atol=1e-6)
+        # its first convolution still gives [B, C, H, W], and its blocks say what they are by their sides
+        convolved = network.features[0][0](IMAGES).mean((2, 3))
+        first = at_layer(network, "features.0.0", provider="mine", channels_last=True)(IMAGES)
+        assert torch.allclose(first, convolved, atol=1e-6)
+        assert torch.equal(at_layer(network, "features.1", provider="mine")(IMAGES), inner(IMAGES))
 
 
 class _Odd(nn.Module):
@@ -87,16 +92,18 @@ def test_a_layer_keeps_the_contract_and_no_hook_stays_behind() -> None:
         network.fc = nn.Identity()
         return Encoder(at_layer(network, layer, provider="small"), image_size=32, mean=[0.5] * 3, std=[0.5] * 3)
 
-    provider = Provider("small", "a ResNet-18", load, dim=512, options={"layer": Option(str, None, "where")})
+    provider = Provider("small", "a ResNet-18", load, dim=512, options={"layer": LAYER})
     assert load_encoder(provider).dim == 512 and load_encoder(provider, layer="layer1").dim == 64
     encoder = load_encoder(provider, layer="layer2")
     encoder(IMAGES)
     inner = cast(InnerLayer, encoder.network)
     assert not inner.network.get_submodule("layer2")._forward_hooks
-    # a size that the default options contradict is still refused
-    wrong = Provider("small", "a ResNet-18", load, dim=64, options={"layer": Option(str, None, "where")})
-    with pytest.raises(RCDMError, match="declares 64"):
-        load_encoder(wrong)
+    # a size that is contradicted is still refused
+    other = Option(str, None, "where")
+    wrong = Provider("small", "a ResNet-18", load, dim=64, options={"layer": other})
+    for options in ({}, {"layer": "layer2"}):  # and this option does not say that it changes the size
+        with pytest.raises(RCDMError, match="declares 64"):
+            load_encoder(wrong, options=options)
 
 
 @pytest.mark.parametrize("name", ["random-resnet50"])

@@ -15,7 +15,7 @@ import click
 
 import rcdm_core
 from rcdm_cli.groups import HelpfulGroup
-from rcdm_cli.options import debug_option, wants_traceback
+from rcdm_cli.options import common_options, wants_traceback
 
 # In the order in which a newcomer meets them; each is a module of this package with a click command named `command`.
 COMMANDS = ("demo", "providers", "train", "sample", "probe", "evaluate", "plugin")
@@ -93,7 +93,7 @@ class LazyGroup(HelpfulGroup):
     "rcdm", cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
 )
 @click.version_option(rcdm_core.__version__, prog_name="rcdm")
-@debug_option
+@common_options
 def main() -> None:
     """See what a neural representation knows about an image.
 

@@ -59,7 +59,7 @@ def _try_plugins(context: click.Context, parameter: click.Parameter, value: tupl
             context.with_resource(registry.trying(path))
 
 
-def debug_option(command: F) -> F:
+def common_options(command: F) -> F:
     """--plugin, --verbose and --debug, which every command has."""
     for option in (
         click.option(
@@ -218,7 +218,7 @@ def moved_encoder_options(command: F) -> F:
 
 
 def compute_options(command: F) -> F:
-    """--seed, --device, --precision and --debug, which every command that computes has."""
-    for option in (debug_option, precision_option, device_option, seed_option):
+    """--seed, --device and --precision, which every command that computes has, and those of every command."""
+    for option in (common_options, precision_option, device_option, seed_option):
         command = option(command)
     return command

@@ -8,7 +8,7 @@ import click
 
 from rcdm_cli.console import as_path_text
 from rcdm_cli.groups import HelpfulGroup
-from rcdm_cli.options import debug_option, out_option
+from rcdm_cli.options import common_options, out_option
 
 
 @click.group("plugin", cls=HelpfulGroup)
@@ -19,7 +19,7 @@ def command() -> None:
 @command.command("new")
 @click.argument("name")
 @out_option("Folder of the project. [default: rcdm-plugin-NAME]")
-@debug_option
+@common_options
 def new_command(name: str, out: Path | None) -> None:
     """Write a plugin that offers the provider NAME: it can be installed, and its own test passes."""
     from rcdm_core.plugin_project import write_project

@@ -12,9 +12,9 @@ import click
 from rcdm_cli.console import as_path_text, only_json, print_table, reporter
 from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import (
+    common_options,
     compute_options,
     data_option,
-    debug_option,
     images_option,
     json_option,
     models_option,
@@ -48,7 +48,7 @@ class ProbeGroup(HelpfulGroup):
 
 @click.group("probe", cls=ProbeGroup, invoke_without_command=True)
 @json_option
-@debug_option
+@common_options
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
     """Run an experiment on a trained model; alone it lists them.

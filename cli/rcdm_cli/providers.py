@@ -9,7 +9,7 @@ import click
 
 from rcdm_cli.console import only_json, print_table
 from rcdm_cli.groups import HelpfulGroup
-from rcdm_cli.options import debug_option, device_option, json_option, provider_options_option, weights_option
+from rcdm_cli.options import common_options, device_option, json_option, provider_options_option, weights_option
 
 if TYPE_CHECKING:
     from rcdm_core.provider import Provider
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group("providers", cls=HelpfulGroup, invoke_without_command=True)
 @json_option
-@debug_option
+@common_options
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
     """List the representations, show or check one.
@@ -31,7 +31,7 @@ def command(context: click.Context, as_json: bool) -> None:
 
 @command.command("list")
 @json_option
-@debug_option
+@common_options
 def list_command(as_json: bool) -> None:
     """List the providers and the plugins that they come from (the default)."""
     _list(as_json)
@@ -40,7 +40,7 @@ def list_command(as_json: bool) -> None:
 @command.command("show")
 @click.argument("name")
 @json_option
-@debug_option
+@common_options
 def show_command(name: str, as_json: bool) -> None:
     """Show what NAME is, where its weights come from, and its options."""
     from rcdm_core import registry
@@ -74,7 +74,7 @@ def show_command(name: str, as_json: bool) -> None:
 @provider_options_option
 @device_option
 @json_option
-@debug_option
+@common_options
 def check_command(name: str, weights: str | None, provider_options: dict[str, str], device: str, as_json: bool) -> None:
     """Check that NAME keeps the contract of a provider; exit code 1 when it does not.
 

@@ -6,7 +6,6 @@ import difflib
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 from torchvision import models
 
@@ -22,8 +21,7 @@ def encoder(name: str, model: str, weights: str | None, version: str, layer: str
     if version not in enum.__members__:
         raise RCDMError(f"option version of {name} is {version!r}, expected one of {', '.join(enum.__members__)}")
     entry = enum[version]
-    info = WeightsInfo(url=entry.url)
-    path = resolve_weights(weights, info, provider=name)
+    path = resolve_weights(weights, WeightsInfo(url=entry.url), provider=name)
     network = _build(model)
     head = _remove_classifier(network, name)
     state = read_checkpoint(path).backbone
@@ -57,7 +55,7 @@ def _build(model: str) -> nn.Module:
     ported = model in ("googlenet", "inception_v3")
     arguments = {"transform_input": True, "init_weights": False, "aux_logits": False} if ported else {}
     with torch.random.fork_rng(devices=[]):
-        network: nn.Module = torchvision.models.get_model(model, weights=None, **arguments)
+        network: nn.Module = models.get_model(model, weights=None, **arguments)
     return network
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rcdm_core.data.images import check_fit, read_array
+from rcdm_core.data.images import DEFAULT_INTERPOLATION, check_fit, read_array
 from rcdm_core.data.known_ids import KnownIds
 from rcdm_core.data.source import ImageSource, check_readable_share, data_fingerprint, split
 from rcdm_core.errors import RCDMError
@@ -58,7 +58,7 @@ class ImageFolder(ImageSource):
             number = {name: index for index, name in enumerate(self.label_names)}
             self.labels = [number[name] for name in classes if name is not None]
 
-    def get(self, index: int, size: int, interpolation: str = "bicubic") -> np.ndarray:
+    def get(self, index: int, size: int, interpolation: str = DEFAULT_INTERPOLATION) -> np.ndarray:
         return read_array(self.path(index), size, self.fit, interpolation)
 
     def path(self, index: int) -> Path:

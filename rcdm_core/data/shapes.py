@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rcdm_core.data.folder import ImageFolder
-from rcdm_core.data.images import check_fit
+from rcdm_core.data.images import DEFAULT_INTERPOLATION, check_fit
 from rcdm_core.data.source import ImageSource, data_fingerprint
 from rcdm_core.errors import RCDMError
 
@@ -114,7 +114,7 @@ class Shapes(ImageSource):
         row = self._table[index]
         return Factors(int(row[0]), *(float(value) for value in row[1:]))
 
-    def get(self, index: int, size: int, interpolation: str = "bicubic") -> np.ndarray:
+    def get(self, index: int, size: int, interpolation: str = DEFAULT_INTERPOLATION) -> np.ndarray:
         """Picture `index`, drawn at that size: uint8 `[3, size, size]`."""
         return _render_table(self._table[[index]], size)[0]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from rcdm_core.data.images import DEFAULT_INTERPOLATION
 from rcdm_core.errors import RCDMError
 
 
@@ -38,7 +39,7 @@ class ImageSource(ABC):
         return len(self.ids)
 
     @abstractmethod
-    def get(self, index: int, size: int, interpolation: str = "bicubic") -> np.ndarray:
+    def get(self, index: int, size: int, interpolation: str = DEFAULT_INTERPOLATION) -> np.ndarray:
         """Picture `index`, read from its original: uint8 `[3, size, size]`, RGB.
 
         interpolation: how a file is resized (rcdm_core/data/images.py); what is drawn at any size has no use for it.

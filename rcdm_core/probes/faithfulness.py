@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcdm_core.data.images import DEFAULT_INTERPOLATION
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.ranks import chance, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
@@ -85,9 +86,8 @@ def _gallery(context: Context, model: RCDM, gallery: Pictures) -> dict[str, np.n
     context.progress.start(len(gallery), f"{model.name}: encoding the gallery", unit="picture")
     for start in range(0, len(gallery), _BATCH):
         part = gallery[start : start + _BATCH]
-        for name, side, how in zip(
-            GALLERIES, (model.encoder.image_size, size), (model.encoder.interpolation, "bicubic"), strict=True
-        ):
+        ways = ((model.encoder.image_size, model.encoder.interpolation), (size, DEFAULT_INTERPOLATION))
+        for name, (side, how) in zip(GALLERIES, ways, strict=True):
             parts[name].append(model.encode(torch.from_numpy(read_arrays(part, side, fit, how))).numpy())
         context.progress.update(len(part))
     context.progress.finish()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from rcdm_core.data.images import DEFAULT_INTERPOLATION
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.probes.transforms import Original
@@ -117,14 +118,16 @@ def default_data(model: RCDM) -> ImageSource | None:
         return None
 
 
-def to_array(picture: Image.Image, size: int, interpolation: str = "bicubic") -> np.ndarray:
+def to_array(picture: Image.Image, size: int, interpolation: str = DEFAULT_INTERPOLATION) -> np.ndarray:
     """A square PIL picture at `size` pixels, antialiased: float32 [3, size, size] in [0, 1]."""
     from rcdm_core.data.images import fit_image
 
     return fit_image(picture, size, interpolation=interpolation).astype(np.float32) / 255
 
 
-def read_arrays(pictures: Sequence[Picture], size: int, fit: str, interpolation: str = "bicubic") -> np.ndarray:
+def read_arrays(
+    pictures: Sequence[Picture], size: int, fit: str, interpolation: str = DEFAULT_INTERPOLATION
+) -> np.ndarray:
     """Untransformed pictures, each from its original at once: float32 [N, 3, size, size] in [0, 1]."""
     return np.stack([picture.read(size, fit, interpolation) for picture in pictures]).astype(np.float32) / 255
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from rcdm_core.atomic import make_folder, replacing
+from rcdm_core.data.images import DEFAULT_INTERPOLATION
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.progress import Reporter
 from rcdm_core.training import pixels, representations
@@ -176,8 +177,9 @@ class _Pass:
                 if not need_input:
                     return blank_input, drawn, None
                 encoder = self.encoder
-                same = drawing and encoder.image_size == self.image_size and encoder.interpolation == "bicubic"
-                seen = drawn if same else self.source.get(index, encoder.image_size, encoder.interpolation)
+                reading = (encoder.image_size, encoder.interpolation)
+                same = drawing and reading == (self.image_size, DEFAULT_INTERPOLATION)
+                seen = drawn if same else self.source.get(index, *reading)
                 return seen, drawn, None
             except UnreadableImage as error:
                 return blank_input, blank, error.reason
