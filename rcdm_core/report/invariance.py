@@ -83,7 +83,8 @@ def write_report(result: Result, context: Context, rows: Sequence[Transform], fo
         strength=context.params["strength"],
         samples=context.params["samples"],
         pictures=pictures,
-        cell=cell_height(1 + len(context.names) * (context.params["samples"] + 1)),
+        # beside the pictures and samples: the labels of the rows take one column, the numbers of each model two
+        cell=cell_height(2 + len(context.names) * (context.params["samples"] + 2)),
         more=max(0, len(found) - SHOWN),
         unfolded=OPEN,
         attributes=attributes,
