@@ -18,7 +18,8 @@ class Preset:
         unet: UNetConfig's arguments without the conditioning's.
         batch_size: pictures a step; steps: how many there are when nobody says otherwise (Dhariwal & Nichol's own for
             their models).
-        lr: AdamW's peak learning rate; warmup: steps until it is reached; lr_schedule: constant after that, or cosine.
+        optimizer: adamw, or muon: Muon for the matrices of the blocks and AdamW for the other weights.
+        lr: the peak learning rate; warmup: steps until it is reached; lr_schedule: constant after that, or cosine.
         h_lr: the learning rate of the layers that read h, as a share of lr.
         betas, weight_decay, clip: AdamW's betas and decay, the gradient norm's bound (0: none).
         ema_decay: of the weights that are kept.
@@ -32,6 +33,7 @@ class Preset:
     batch_size: int
     steps: int
     lr: float
+    optimizer: str = "adamw"
     warmup: int = 100
     lr_schedule: str = "constant"
     betas: tuple[float, float] = (0.9, 0.999)
@@ -76,6 +78,7 @@ PRESETS: dict[str, Preset] = {
             batch_size=16,
             steps=12_000,
             lr=3e-3,
+            optimizer="muon",
             lr_schedule="cosine",
             betas=(0.9, 0.99),
             ema_decay=0.998,

@@ -367,6 +367,12 @@ class UNet(nn.Module):
                 layers += [module.gain, module.bias]
         return [parameter for layer in layers for parameter in layer.parameters()]
 
+    def matrices_of_blocks(self) -> list[nn.Parameter]:
+        """Weights of at least two axes that neither see the picture, t or h nor make the output: what Muon is for."""
+        reading_h = {id(parameter) for parameter in self.parameters_reading_h()}
+        blocks = (*self.input_blocks[1:], self.middle_block, *self.output_blocks)
+        return [p for block in blocks for p in block.parameters() if p.ndim > 1 and id(p) not in reading_h]
+
     def forward(self, x_t: Tensor, t: Tensor, h: Tensor | None = None, low_res: Tensor | None = None) -> Tensor:
         """Predict from a noised picture.
 

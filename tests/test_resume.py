@@ -17,17 +17,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_fixtures import Recorder, write_encoder, write_images
+from training_fixtures import Make, Recorder, write_encoder, write_images
 
 from rcdm_core import bundle
 from rcdm_core.data.known_ids import KnownIds
 from rcdm_core.errors import RCDMError
 from rcdm_core.presets import PRESETS
-from rcdm_core.training import TrainConfig, state, stopped, train
+from rcdm_core.training import state, stopped, train
 from rcdm_core.training.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-Make = Callable[..., TrainConfig]
 
 
 def results(run: Path) -> dict[str, bytes]:

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training_fixtures import Recorder, write_encoder
+from training_fixtures import CPU, Make, Recorder, make_trainer, write_encoder
 
 import rcdm_core as rcdm
 from rcdm_core import bundle
@@ -37,14 +36,6 @@ from rcdm_core.training.setup import list_skipped, set_up
 from rcdm_core.unet import UNet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-Make = Callable[..., TrainConfig]
-CPU = torch.device("cpu")
-
-
-def make_trainer(config: TrainConfig, reporter: Reporter | None = None) -> Trainer:
-    setup = set_up(config, CPU, Reporter())
-    reader = PixelReader(setup.dataset, setup.train_rows, threads=1)
-    return Trainer(config, setup, CPU, reader, reporter or Reporter())
 
 
 # the whole
@@ -199,7 +190,7 @@ def test_parts_of_a_step_give_the_gradient_of_the_whole(arguments: Make) -> None
 @pytest.mark.parametrize("conditioning", ["embedding", "batchnorm"])
 def test_layers_that_read_h_learn_at_their_own_share(arguments: Make, conditioning: str) -> None:
     """Adam's first step moves every weight by the learning rate, whatever the size of its gradient."""
-    trainer = make_trainer(arguments(conditioning=conditioning, h_lr=0.1))
+    trainer = make_trainer(arguments(conditioning=conditioning, h_lr=0.1, optimizer="adamw"))
     for parameter in trainer.network.parameters():  # beyond the zeroed layers of a fresh network
         torch.nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(parameter.numel()))
     before = {name: parameter.detach().clone() for name, parameter in trainer.network.named_parameters()}

@@ -14,6 +14,12 @@ from rcdm_core.diffusion import DiffusionConfig
 from rcdm_core.presets import PRESETS, Preset
 from rcdm_core.progress import Reporter
 from rcdm_core.training import TrainConfig
+from rcdm_core.training.loop import Trainer
+from rcdm_core.training.pixels import PixelReader
+from rcdm_core.training.setup import set_up
+
+Make = Callable[..., TrainConfig]  # what the fixture `arguments` is
+CPU = torch.device("cpu")
 
 ENCODER = """
 import torch
@@ -88,7 +94,7 @@ def write_images(folder: Path, count: int, size: tuple[int, int] = (12, 9), seed
 
 
 @pytest.fixture
-def arguments(micro: str, tmp_path: Path) -> Callable[..., TrainConfig]:
+def arguments(micro: str, tmp_path: Path) -> Make:
     """Makes a TrainConfig of a small, quick run in `tmp_path`."""
     provider = write_encoder(tmp_path / "encoder.py")
     data = write_images(tmp_path / "images", 40)
@@ -109,3 +115,10 @@ def arguments(micro: str, tmp_path: Path) -> Callable[..., TrainConfig]:
         return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]
 
     return make
+
+
+def make_trainer(config: TrainConfig, reporter: Reporter | None = None) -> Trainer:
+    """A training that is set up and has made no step."""
+    setup = set_up(config, CPU, Reporter())
+    reader = PixelReader(setup.dataset, setup.train_rows, threads=1)
+    return Trainer(config, setup, CPU, reader, reporter or Reporter())

@@ -16,6 +16,7 @@ from rcdm_core.presets import PRESETS, Preset
 
 CONDITIONINGS = ("batchnorm", "embedding", "none")
 LR_SCHEDULES = ("constant", "cosine")
+OPTIMIZERS = ("adamw", "muon")
 # Held out by default: a tenth, but no more than a gallery for the faithfulness figures needs.
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 512
 # What a resumed run may change: how long it goes on, what it writes on the way, and where it computes. The provider is
@@ -53,6 +54,7 @@ class TrainConfig:
     # optimisation
     batch_size: int | None = None       # pictures a step
     accumulate: int = 1                 # parts that a step's pictures are split into, when memory is short
+    optimizer: str | None = None        # adamw, or muon: Muon for the matrices of the blocks, AdamW for the others
     lr: float | None = None
     h_lr: float | None = None           # learning rate of the layers that read h, as a share of lr
     lr_schedule: str | None = None      # constant or cosine (down to zero at --steps); None: the preset's if it can be
@@ -73,6 +75,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _require(self.preset in PRESETS, f"--preset {self.preset} is not known; expected one of {', '.join(PRESETS)}")
         _one_of("--conditioning", self.conditioning, CONDITIONINGS)
+        _one_of("--optimizer", self.optimizer, OPTIMIZERS)
         _one_of("--lr-schedule", self.lr_schedule, LR_SCHEDULES)
         _one_of("--precision", self.precision, PRECISIONS)
         _one_of("--fit", self.fit, ("crop", "pad"))
@@ -125,7 +128,7 @@ class TrainConfig:
         schedule = self.lr_schedule or ("constant" if self.minutes_alone else preset.lr_schedule)
         own = {
             name: getattr(self, name)
-            for name in ("batch_size", "lr", "h_lr", "warmup", "weight_decay", "clip", "standardise")
+            for name in ("batch_size", "optimizer", "lr", "h_lr", "warmup", "weight_decay", "clip", "standardise")
             if getattr(self, name) is not None
         }
         recipe = replace(Recipe.of(preset), lr_schedule=schedule, accumulate=self.accumulate, **own)
@@ -151,6 +154,7 @@ class TrainConfig:
         that a preset that was edited in between is noticed and spelling out a default is not.
         """
         now, recipe_now = self.to_dict(), self.recipe().to_dict()
+        recipe = {"optimizer": "adamw", **recipe}  # the only one there was, once
         pairs = [
             (entry.name, earlier.get(entry.name), now[entry.name])
             for entry in fields(self)
@@ -166,6 +170,7 @@ class Recipe:
 
     batch_size: int
     accumulate: int
+    optimizer: str
     lr: float
     lr_schedule: str
     warmup: int
@@ -184,8 +189,8 @@ class Recipe:
     def of(cls, preset: Preset) -> Recipe:
         """The preset's own."""
         return cls(
-            preset.batch_size, 1, preset.lr, preset.lr_schedule, preset.warmup, preset.betas, preset.weight_decay,
-            preset.clip, preset.ema_decay, preset.standardise, preset.h_lr,
+            preset.batch_size, 1, preset.optimizer, preset.lr, preset.lr_schedule, preset.warmup, preset.betas,
+            preset.weight_decay, preset.clip, preset.ema_decay, preset.standardise, preset.h_lr,
         )  # fmt: skip
 
 

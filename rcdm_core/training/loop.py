@@ -30,6 +30,7 @@ from rcdm_core.training.dataset import reading_threads
 from rcdm_core.training.ema import EMA
 from rcdm_core.training.interrupt import StopRequests, sigterm_as_ctrl_c
 from rcdm_core.training.log import Log
+from rcdm_core.training.muon import Muon
 from rcdm_core.training.pixels import PixelReader
 from rcdm_core.training.preview import write_preview
 from rcdm_core.training.setup import Setup, claimed, completed, list_skipped, remarks, set_up
@@ -99,17 +100,11 @@ class Trainer:
             self.network.set_h_statistics(setup.h_mean, setup.h_std)
         self.network.to(device).train()
         self.parameters = list(self.network.parameters())
-        self.optimizer = torch.optim.AdamW(
-            self._parameter_groups(),
-            lr=self.recipe.lr,
-            betas=self.recipe.betas,
-            weight_decay=self.recipe.weight_decay,
-            fused=device.type in ("cpu", "cuda"),
-        )
+        self.optimizers = self._optimizers()
         self.ema = EMA(self.network, self.recipe.ema)
         self.counters = Counters()
         if setup.saved is not None:
-            setup.saved.restore(self.network, self.ema, self.optimizer)
+            setup.saved.restore(self.network, self.ema, self.optimizers)
             self.counters = replace(setup.saved.counters)
         self.log = Log(setup.run / "log.jsonl", self.counters.log_bytes)
         self._last_save = self._last_preview = self.counters.step
@@ -117,14 +112,31 @@ class Trainer:
         self._before = self.counters.seconds
         self._step_began = self._started
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """The weights with the share of the learning rate that each of them gets."""
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """AdamW, after Muon for the matrices of the blocks if the recipe says so.
+
+        Every group of weights has the `share` of the learning rate that it gets.
+        """
+        recipe = self.recipe
         reading_h = {id(parameter) for parameter in self.network.parameters_reading_h()}
-        groups = [
-            {"params": [p for p in self.parameters if (id(p) in reading_h) == reads], "share": share}
-            for reads, share in ((False, 1.0), (True, self.recipe.h_lr))
+        matrices = self.network.matrices_of_blocks() if recipe.optimizer == "muon" else []
+        of_muon = {id(parameter) for parameter in matrices}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.parameters if id(p) not in of_muon and (id(p) in reading_h) == reads]}
+            | {"share": share}
+            for reads, share in ((False, 1.0), (True, recipe.h_lr))
         ]
-        return [group for group in groups if group["params"]]
+        adamw = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=recipe.lr,
+            betas=recipe.betas,
+            weight_decay=recipe.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        if not matrices:
+            return [adamw]
+        group = {"params": matrices, "share": 1.0}
+        return [Muon([group], recipe.lr, weight_decay=recipe.weight_decay, dtype=self.precision), adamw]
 
     # the loop
 
@@ -176,15 +188,17 @@ class Trainer:
         """
         done = self.counters
         lr = learning_rate(self.recipe, done.step, self.config.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["share"]
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["share"]
         torch.manual_seed(randomness.torch_seed(self.config.seed, "dropout", done.step))
         numbers = self._gradient(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf))
         done.step += 1
         done.images_seen += self.recipe.batch_size
         if math.isfinite(norm) and math.isfinite(numbers["loss"]):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             self.ema.update(done.step)
             done.in_a_row = 0
         else:
@@ -206,7 +220,7 @@ class Trainer:
 
     def _gradient(self, batch: Batch) -> dict[str, float]:
         """Accumulate the gradient over the batch's parts; returns the means of the losses."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for part in batch.parts(self.recipe.accumulate):
             losses = self._losses(self.network, part.to(self.device))
@@ -254,7 +268,7 @@ class Trainer:
             self._write_log()
         setup = self.setup
         self.counters.log_bytes = (setup.run / "log.jsonl").stat().st_size
-        parts = (self.network, self.ema, self.optimizer, self.counters)
+        parts = (self.network, self.ema, self.optimizers, self.counters)
         save_state(setup.run, *parts, setup.identity, setup.encoder_tensors())
         self._last_save = self.counters.step
         model = self._save_bundle()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +90,14 @@ class SavedState:
         with self._explained():
             return load_file(self.folder / "encoder.safetensors")
 
-    def restore(self, network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> None:
+    def restore(self, network: nn.Module, ema: EMA, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Bring the three to where they were. Raises RCDMError when a file is damaged or of another architecture."""
         with self._explained():
             network.load_state_dict(load_file(self.folder / "weights.safetensors"))
             ema.load(load_file(self.folder / "ema.safetensors"))
-            _restore_optimizer(optimizer, network, load_file(self.folder / "optimizer.safetensors"))
+            by_parameter = _by_parameter(network, load_file(self.folder / "optimizer.safetensors"))
+            for optimizer in optimizers:
+                _restore_optimizer(optimizer, network, by_parameter)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -111,7 +113,7 @@ def save_state(
     run: Path,
     network: nn.Module,
     ema: EMA,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     counters: Counters,
     identity: Mapping[str, Any],
     encoder: Mapping[str, Tensor],
@@ -126,7 +128,7 @@ def save_state(
     def fill(folder: Path) -> None:
         save_file(_contiguous(network.state_dict()), folder / "weights.safetensors")
         save_file(_contiguous(ema.state()), folder / "ema.safetensors")
-        save_file(_optimizer_tensors(optimizer, network), folder / "optimizer.safetensors")
+        save_file(_optimizer_tensors(optimizers, network), folder / "optimizer.safetensors")
         save_file(_contiguous(encoder), folder / "encoder.safetensors")
         text = json.dumps({"format": _FORMAT, "counters": asdict(counters), "identity": identity}, indent=1)
         (folder / "state.json").write_text(text, encoding="utf-8")
@@ -170,15 +172,18 @@ def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer], network: nn.Module) -> dict[str, Tensor]:
+    """What the optimizers keep, as `name of the weight/name of the entry`; a weight has one optimizer."""
     tensors = {}
     for name, parameter in network.named_parameters():
-        for entry, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{entry}"] = value
+        for optimizer in optimizers:
+            for entry, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}/{entry}"] = value
     return _contiguous(tensors)
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def _by_parameter(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The inverse of `_optimizer_tensors`: entries by the weight's name."""
     by_parameter: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, entry = key.rsplit("/", 1)
@@ -187,6 +192,12 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, network: nn.Module, ten
             # The fused optimizer walks through memory: the moments, contiguous in the file, must lie as the weights do.
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         by_parameter.setdefault(name, {})[entry] = value.detach()
+    return by_parameter
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, network: nn.Module, by_parameter: Mapping[str, dict[str, Tensor]]
+) -> None:
     state = optimizer.state_dict()
     name_of = {id(parameter): name for name, parameter in network.named_parameters()}
     names = [name_of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
