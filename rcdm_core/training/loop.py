@@ -136,7 +136,7 @@ class Trainer:
         if not matrices:
             return [adamw]
         group = {"params": matrices, "share": 1.0}
-        return [Muon([group], recipe.lr, weight_decay=recipe.weight_decay, dtype=self.precision), adamw]
+        return [Muon([group], recipe.lr, weight_decay=recipe.weight_decay), adamw]
 
     # the loop
 

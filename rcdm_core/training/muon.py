@@ -21,14 +21,24 @@ _ADAM_SIZE = 0.2
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Newton-Schulz: [..., m, n] -> about U V^T of each one's singular value decomposition U S V^T, same dtype."""
+    """Newton-Schulz: [..., m, n] -> about U V^T of each one's singular value decomposition U S V^T, float32.
+
+    Every iterate is a polynomial of the Gram matrix times the first one, and the polynomials commute. So all but two of
+    the products are of m x m matrices, which are small: a convolution's n is nine times its inputs or more.
+    """
     a, b, c = _COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPSILON)
+    x = (matrices.mT if tall else matrices).float()
+    gram = x @ x.mT
+    norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt().clamp(min=_EPSILON)[..., None, None]
+    gram = gram / norm**2
+    polynomial = torch.eye(x.shape[-2], device=x.device) / norm
     for _ in range(_STEPS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
+        factor = b * gram + c * (gram @ gram)
+        factor.diagonal(dim1=-2, dim2=-1).add_(a)
+        polynomial = factor @ polynomial
+        gram = factor @ gram @ factor
+    x = polynomial @ x
     return x.mT if tall else x
 
 
@@ -38,21 +48,12 @@ class Muon(torch.optim.Optimizer):
     params        weights of at least two axes; a convolution's [out, in, 3, 3] counts as the matrix [out, in * 9]
     lr            of an Adam that would suit
     weight_decay  decoupled, as AdamW's
-    dtype         that the orthogonalisation computes in: bfloat16 is exact enough, and faster where hardware has it
 
     Matrices of one shape are orthogonalised together: a network of many small ones would wait for them otherwise.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float,
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
-        dtype: torch.dtype = torch.float32,
-    ) -> None:
+    def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.dtype = dtype
         if any(parameter.ndim < 2 for group in self.param_groups for parameter in group["params"]):
             raise ValueError("Muon is for weights of at least two axes")
 
@@ -66,7 +67,7 @@ class Muon(torch.optim.Optimizer):
                     update = self._momentum(weight, weight.grad, group["momentum"]).flatten(1)
                     by_shape.setdefault(tuple(update.shape), []).append((weight, update))
             for shape, pairs in by_shape.items():
-                updates = orthogonalised(torch.stack([update for _, update in pairs]).to(self.dtype))
+                updates = orthogonalised(torch.stack([update for _, update in pairs]))
                 size = _ADAM_SIZE * max(shape) ** 0.5
                 for (weight, _), update in zip(pairs, updates, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
