@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .progress import Reporter
     from .provider import IMAGENET_MEAN, IMAGENET_STD, LAYER, Option, Provider, WeightsInfo
     from .registry import find_provider, providers
-    from .training import TrainConfig, train
+    from .training import TrainConfig, each_checkpoint, train, train_each
     from .weights import load_into, read_state_dict, resolve_weights
 
 __version__ = "0.1.0"
@@ -62,7 +62,7 @@ _HOME = {
     ".progress": ("Reporter",),
     ".provider": ("IMAGENET_MEAN", "IMAGENET_STD", "LAYER", "Option", "Provider", "WeightsInfo"),
     ".registry": ("find_provider", "providers"),
-    ".training": ("TrainConfig", "train"),
+    ".training": ("TrainConfig", "each_checkpoint", "train", "train_each"),
     ".weights": ("load_into", "read_state_dict", "resolve_weights"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
@@ -77,6 +77,8 @@ __all__ = [
     "RCDM",
     "train",
     "TrainConfig",
+    "each_checkpoint",
+    "train_each",
     "Reporter",
     "run_probe",
     "Probe",

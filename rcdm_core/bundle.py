@@ -44,6 +44,7 @@ class ProviderRecord:
     options: dict[str, Any]
     weights: str | None                 # absolute path or URL; None: the provider's own
     weights_digest: str                 # sha256 of the loaded weights
+    label: str | None = None            # what it is called where models are compared; None: as the folder is
     licence: str | None = None          # of the encoder's weights
     citation: str | None = None
     distribution: str | None = None     # the plugin that it came from

@@ -44,7 +44,8 @@ class RCDM:
     unet       the network in eval mode: unet(x_t, t, h)
     diffusion  its process over all timesteps
     config     BundleConfig: provider, data, architecture, arguments of the training
-    path, name the bundle's folder and the folder's name; None and the provider's name when it is not on disk
+    path       the bundle's folder; None when it is not on disk
+    name       the label of the training, or else the folder's name, or else the provider's
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class RCDM:
         keep_freed_memory()
         self.config = config
         self.path = path
-        self.name = path.resolve().name if path is not None else config.provider.name
+        self.name = config.provider.label or (path.resolve().name if path is not None else config.provider.name)
         self.diffusion = Diffusion(config.diffusion)
         if unet is None:
             unet = UNet(config.unet)

@@ -12,7 +12,6 @@ import re
 import sys
 import tempfile
 import urllib.error
-import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from .errors import RCDMError, first_line
 from .provider import WeightsInfo
 from .torch_file import read_torch_file
 from .weights_cache import cache_path, known_digest
+from .weights_given import is_url
 
 _CHUNK = 1 << 20
 _log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: 
     verified on every use: against the digest that is known, or else against the one recorded at the first use.
     Raises RCDMError when there is no such file, when it cannot be had, or when it is another file than it should be.
     """
-    if weights is not None and not _is_url(weights):
+    if weights is not None and not is_url(weights):
         path = Path(weights).expanduser()
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
@@ -57,10 +57,6 @@ def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: 
         _download(url, path, known_digest(url, info), provider)
     _verify(path, url, known_digest(url, info))
     return path
-
-
-def _is_url(text: str) -> bool:
-    return urllib.parse.urlsplit(text).scheme in ("http", "https", "file")
 
 
 def _download(url: str, path: Path, digest: str | None, provider: str) -> None:

@@ -107,7 +107,7 @@ def test_a_training_that_was_stopped_is_exit_code_130(tmp_path: Path, monkeypatc
         (tmp_path / "config.json").write_text(json.dumps({"step": 3, "seconds": 1.0}))
         return tmp_path
 
-    monkeypatch.setattr("rcdm_core.training.train", interrupted)
+    monkeypatch.setattr("rcdm_core.training.series.train", interrupted)
     assert rcdm("train", "--provider", "shapes-all", "--steps", "4").exit_code == 130
     assert rcdm("train", "--provider", "shapes-all", "--steps", "3").exit_code == 0
 

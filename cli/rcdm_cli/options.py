@@ -105,8 +105,26 @@ precision_option = click.option(
     show_default=True,
     help="Of the network's forward pass; auto: bf16 where the device computes it fast.",
 )
-weights_option = click.option(
-    "--weights", metavar="FILE|URL", help="Checkpoint of the encoder, instead of the provider's own."
+
+
+def _one_weights(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> str | None:
+    from rcdm_core.weights_given import one_weights
+
+    return one_weights(value, context.command_path)
+
+
+def _weights_option(help: str) -> Callable[[F], F]:
+    """--weights of a command that takes one; a second one is an error rather than the one that counts."""
+    return click.option("--weights", multiple=True, metavar="FILE|URL", callback=_one_weights, help=help)
+
+
+weights_option = _weights_option("Checkpoint of the encoder, instead of the provider's own.")
+several_weights_option = click.option(
+    "--weights",
+    multiple=True,
+    metavar="FILE|URL",
+    help="Checkpoint of the encoder, instead of the provider's own; repeatable, or a pattern in quotes: "
+    "a model for each.",
 )
 provider_options_option = click.option(
     "--provider-option",
@@ -208,7 +226,7 @@ def sampling_options(command: F) -> F:
 def moved_encoder_options(command: F) -> F:
     """--provider and --weights, for a model whose encoder is no longer where it was; its fingerprint decides."""
     for option in (
-        click.option("--weights", metavar="FILE|URL", help="Checkpoint of the model's encoder, where it has moved."),
+        _weights_option("Checkpoint of the model's encoder, where it has moved."),
         click.option(
             "--provider", metavar="NAME", help="Provider of the model's encoder, where it has another name now."
         ),

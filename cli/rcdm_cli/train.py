@@ -14,7 +14,7 @@ from rcdm_cli.options import (
     data_reading_options,
     out_option,
     provider_options_option,
-    weights_option,
+    several_weights_option,
 )
 
 
@@ -30,15 +30,30 @@ class CountOrShare(click.ParamType):
             self.fail(f"{value!r} is neither a number of pictures, such as 512, nor a share, such as 0.1")
 
 
-@click.command("train")
+class QuotesWanted(click.Command):
+    """A shell makes words of a pattern that is not quoted, and all but the first belong to no option."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        patterns = "--weights" in args
+        try:
+            return super().parse_args(context, args)
+        except click.UsageError as error:
+            if patterns and "unexpected extra argument" in error.message:
+                hint = "put a pattern of --weights between quotes"
+                raise click.UsageError(f"{error.message.rstrip('.')}; {hint}", context) from None
+            raise
+
+
+@click.command("train", cls=QuotesWanted)
 @click.option("--provider", required=True, metavar="NAME", help="The representation (rcdm providers lists them).")
-@weights_option
+@several_weights_option
 @provider_options_option
+@click.option("--label", metavar="NAME", help="Of this model, where several are compared. [default: its folder's name]")
 @data_option
 @data_reading_options
 @click.option("--held-out", type=CountOrShare(), help="Images never trained on. [default: a tenth, at most 512]")
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images at random. [default: flip]")
-@out_option("Folder of the trained model. [default: runs/PROVIDER]")
+@out_option("Folder of the trained model, or of several. [default: runs/PROVIDER; several: runs]")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
 @click.option("--steps", type=click.IntRange(1), help="Stop after so many. [default: preset's, unless --minutes]")
 @click.option("--minutes", type=float, help="Stop after so many minutes of training.")
@@ -64,16 +79,21 @@ def command(**arguments: Any) -> None:
     """Train an RCDM for a representation.
 
     Without --data it learns from the embedded shapes, and without --steps or --minutes for as many steps as the preset
-    says. Ctrl-C stops it; --resume takes it up again.
+    says. Ctrl-C stops it; --resume takes it up again. Several --weights, or a pattern, are trained in turn, for as long
+    each, into runs/PROVIDER-CHECKPOINT.
     """
-    from rcdm_core.training import TrainConfig, stopped, train
+    from rcdm_core.training import TrainConfig, each_checkpoint, stopped, train_each
 
+    weights = arguments.pop("weights")
     # what was not given is left to TrainConfig, where the defaults are
     config = TrainConfig(**{name: value for name, value in arguments.items() if value is not None})
+    configs = each_checkpoint(config, weights)
     report = reporter()
     if config.data is None:
         report.log("No --data: training on the embedded shapes.")
-    path = train(config, progress=report)
-    click.echo(f"The model is in {as_path_text(path)}; see what it keeps: rcdm probe invariance --model {path}")
-    if stopped(config, path):
+    paths = train_each(configs, progress=report)
+    models, keeps = ("model is", "it keeps") if len(paths) == 1 else ("models are", "they keep")
+    where, options = ", ".join(map(as_path_text, paths)), " ".join(f"--model {path}" for path in paths)
+    click.echo(f"The {models} in {where}; see what {keeps}: rcdm probe invariance {options}")
+    if stopped(configs[len(paths) - 1], paths[-1]):
         raise click.exceptions.Exit(130)

@@ -5,10 +5,12 @@
     dataset.py          one pass over the images: representations.py and pixels.py on disk (rows.py)
     batches.py          what each step sees, a pure function of (seed, step, index)
     loop.py             the steps
+    series.py           one run after another, for several checkpoints of one architecture
     ema.py, batchnorm.py, preview.py, log.py, state.py, interrupt.py        one part of the loop each
 """
 
 from rcdm_core.training.config import TrainConfig, stopped
 from rcdm_core.training.loop import train
+from rcdm_core.training.series import each_checkpoint, train_each
 
-__all__ = ["TrainConfig", "stopped", "train"]
+__all__ = ["TrainConfig", "each_checkpoint", "stopped", "train", "train_each"]

@@ -23,7 +23,7 @@ HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 512
 # compared by `setup`, which can resolve its name.
 FREE_ON_RESUME = (
     "out", "steps", "minutes", "device", "precision", "weights", "save_every", "preview_every", "resume", "cache",
-    "pixel_cache_limit", "provider",
+    "pixel_cache_limit", "provider", "label",
 )  # fmt: skip
 
 
@@ -39,6 +39,7 @@ class TrainConfig:
     out: str | Path | None = None       # folder of the bundle; None: runs/PROVIDER
     weights: str | None = None          # checkpoint of the encoder; None: the provider's own
     provider_options: Mapping[str, Any] = field(default_factory=dict)
+    label: str | None = None            # of this representation, where models are compared; None: the folder's name
     # data
     fit: str = "crop"                   # crop: centre square; pad: the whole image on a square
     keep_duplicates: bool = False       # links and copies count as pictures of their own
@@ -79,6 +80,7 @@ class TrainConfig:
         _one_of("--lr-schedule", self.lr_schedule, LR_SCHEDULES)
         _one_of("--precision", self.precision, PRECISIONS)
         _one_of("--fit", self.fit, ("crop", "pad"))
+        _require(self.label is None or self.label.strip() != "", "--label must not be empty")
         for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "h_lr", "save_every"):
             value = getattr(self, name)
             _require(value is None or (value > 0 and math.isfinite(value)), f"{_option(name)} {value} must be positive")

@@ -65,7 +65,7 @@ def claimed(config: TrainConfig) -> Iterator[None]:
     """
     run = _run_path(config, find_provider(config.provider))
     if not (run / "training").is_dir():
-        _refuse_folder(config, run)  # before anything is written there
+        refuse_folder(config, run)  # before anything is written there
     make_folder(run / "training")
     with locked(run):
         yield
@@ -187,7 +187,7 @@ def _run_path(config: TrainConfig, provider: Provider) -> Path:
 
 def _run_folder(config: TrainConfig, provider: Provider) -> Path:
     run = _run_path(config, provider)
-    _refuse_folder(config, run)
+    refuse_folder(config, run)
     folder = make_folder(run / "training")
     # Fails now rather than after an hour: a folder can exist and still not be writable.
     with explain_failures(folder), tempfile.TemporaryFile(dir=folder):
@@ -195,7 +195,8 @@ def _run_folder(config: TrainConfig, provider: Provider) -> Path:
     return run
 
 
-def _refuse_folder(config: TrainConfig, run: Path) -> None:
+def refuse_folder(config: TrainConfig, run: Path) -> None:
+    """Raises RCDMError when there is a training in `run` already, and `config` does not go on with it."""
     resumable = find_state(run) is not None
     if (resumable or (run / FILE_NAME).exists()) and not config.resume:
         raise RCDMError(f"{run} already holds a training; go on with it by --resume, or choose another --out.")
@@ -256,6 +257,7 @@ def _provider_record(
         options=_jsonable(options),
         weights=config.weights,
         weights_digest=mark.weights_digest,
+        label=config.label,
         licence=own.licence if own else None,
         citation=own.citation if own else None,
         distribution=origin.distribution,

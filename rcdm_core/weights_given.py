@@ -1,0 +1,129 @@
+"""What --weights names: files, URLs and patterns of files, in order and with names that tell them apart.
+
+Several checkpoints of one architecture are several representations (figures 34 and 35 of the paper). Without torch.
+"""
+
+from __future__ import annotations
+
+import collections
+import glob
+import os
+import re
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from .errors import RCDMError
+
+# What a checkpoint's name may end in; of resnet.pth.tar the name is resnet, of ckpt_0.5.pth it is ckpt_0.5.
+_SUFFIXES = (".pth", ".pt", ".pt2", ".ckpt", ".torch", ".tar", ".bin", ".safetensors", ".onnx", ".pkl", ".th")
+
+
+def is_url(text: str) -> bool:
+    """Whether it is fetched rather than opened."""
+    return urllib.parse.urlsplit(text).scheme in ("http", "https", "file")
+
+
+def is_pattern(text: str) -> bool:
+    """Whether it stands for all files that match it; a file whose own name has brackets is that file."""
+    return glob.has_magic(text) and not is_url(text) and not os.path.lexists(Path(text).expanduser())
+
+
+def expand_weights(given: Sequence[str]) -> list[str]:
+    """The checkpoints that are meant, in the order in which they were given, those of a pattern in natural order.
+
+    `*`, `?` and `[…]` match within a folder's or a file's name, `**` over folders. A file that is named twice, or by a
+    link to it, is taken once. Raises RCDMError for a pattern that matches no file.
+    """
+    found: dict[str, str] = {}
+    for text in given:
+        for weights in _matches(text) if is_pattern(text) else [text]:
+            found.setdefault(weights if is_url(weights) else os.path.realpath(Path(weights).expanduser()), weights)
+    return list(found.values())
+
+
+def one_weights(given: Sequence[str], what: str) -> str | None:
+    """The one checkpoint that is meant, or None for none. Raises RCDMError when there are several, naming `what`."""
+    expanded = expand_weights(given)
+    if len(expanded) > 1:
+        raise RCDMError(
+            f"{what} takes one --weights, but {', '.join(given)} are {len(expanded)} checkpoints; give one of them "
+            "(rcdm train takes several)"
+        )
+    return expanded[0] if expanded else None
+
+
+def name_weights(weights: Sequence[str]) -> list[str]:
+    """A short name for each of several checkpoints, all different: the file's name without its suffix.
+
+    Where two files are called alike, the folders in which their paths differ go in front: of one/last.pth and
+    two/last.pth these are one-last and two-last. Where only the suffix differs, it stays.
+    """
+    parts = [_parts(text) for text in weights]
+    names = [_stem(of[-1]) for of in parts]
+    for name, members in _clashes(names).items():
+        folders = _differing([parts[index] for index in members])
+        for index, different in zip(members, folders, strict=True):
+            names[index] = "-".join([*different, name])
+    for members in _clashes(names).values():
+        for index in members:
+            names[index] = names[index].removesuffix(_stem(parts[index][-1])) + parts[index][-1]
+    for name, members in _clashes(names).items():  # a-b/c and a/b-c
+        for number, index in enumerate(members[1:], 2):
+            names[index] = f"{name}-{number}"
+    return names
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """A key to sort by: numbers in names count as numbers, so that ckpt_2 comes before ckpt_10."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def _matches(pattern: str) -> list[str]:
+    found = glob.glob(os.path.expanduser(pattern), recursive=True)
+    files = sorted((path for path in found if os.path.isfile(path)), key=natural)
+    if not files:
+        what = "matches folders alone" if found else "matches no file"
+        raise RCDMError(f"--weights {pattern} {what} in {Path.cwd()}: expected a pattern such as 'ckpts/*.pth'")
+    return files
+
+
+def _parts(weights: str) -> tuple[str, ...]:
+    """The folders and the file of a path, or of a URL with its host in front."""
+    if is_url(weights):
+        url = urllib.parse.urlsplit(weights)
+        return (url.netloc, *PurePosixPath(urllib.parse.unquote(url.path) or "weights").parts)
+    return Path(os.path.abspath(Path(weights).expanduser())).parts
+
+
+def _stem(name: str) -> str:
+    while True:
+        stem, suffix = os.path.splitext(name)
+        if not stem or suffix.lower() not in _SUFFIXES:
+            return name
+        name = stem
+
+
+def _differing(paths: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """Of each path the folders that tell it from the others: not what all begin with, nor, counted from the file, what
+    all have in one place."""
+    common = 0
+    while len({path[: common + 1] for path in paths}) == 1:
+        common += 1
+    rest = [path[common:] for path in paths]
+    return [
+        [path[-place] for place in range(len(path), 1, -1) if any(path[-place] != _at(other, place) for other in rest)]
+        for path in rest
+    ]
+
+
+def _at(path: tuple[str, ...], place: int) -> str | None:
+    return path[-place] if place <= len(path) else None
+
+
+def _clashes(names: Sequence[str]) -> dict[str, list[int]]:
+    """The names that occur more than once, and where."""
+    groups: dict[str, list[int]] = collections.defaultdict(list)
+    for index, name in enumerate(names):
+        groups[name].append(index)
+    return {name: members for name, members in groups.items() if len(members) > 1}
