@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import sys
+from collections.abc import Iterator
+
 
 class Reporter:
     """The silent reporter, and the protocol of the others.
@@ -24,6 +29,31 @@ class Reporter:
 
     def finish(self) -> None:
         """The piece of work that was started last is over."""
+
+
+class _Lines(Reporter):
+    """Lines for the user on stderr, and nothing else."""
+
+    def log(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+
+_shown: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("reporter", default=None)
+
+
+@contextlib.contextmanager
+def showing(reporter: Reporter) -> Iterator[None]:
+    """Inside, `shown_now` is this one: for work that is reached through others' code, such as a plugin's download."""
+    token = _shown.set(reporter)
+    try:
+        yield
+    finally:
+        _shown.reset(token)
+
+
+def shown_now() -> Reporter:
+    """The reporter of the command or the training under way; outside of them, one that writes lines to stderr."""
+    return _shown.get() or _Lines()
 
 
 def in_round_words(seconds: float) -> str:

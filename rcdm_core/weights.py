@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import logging
 import os
 import pickle
 import re
-import sys
-import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .download import NotFetched, download
 from .errors import RCDMError, first_line
 from .provider import WeightsInfo
 from .torch_file import read_torch_file
@@ -37,8 +33,9 @@ def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: 
     info      the provider's own weights
     provider  its name, for messages
 
-    Downloads go into torch.hub's cache (TORCH_HOME moves it), under a temporary name until they are complete, and are
-    verified on every use: against the digest that is known, or else against the one recorded at the first use.
+    Downloads go into torch.hub's cache (TORCH_HOME moves it), under a temporary name until they are complete; one that
+    breaks off is taken up again. Files are verified on every use: against the digest that is known, or else against the
+    one recorded at the first use.
     Raises RCDMError when there is no such file, when it cannot be had, or when it is another file than it should be.
     """
     if weights is not None and not is_url(weights):
@@ -54,44 +51,19 @@ def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: 
         info = WeightsInfo(url=url)
     path = cache_path(url, info)
     if not path.is_file():
-        _download(url, path, known_digest(url, info), provider)
+        _fetch(url, path, known_digest(url, info), provider)
     _verify(path, url, known_digest(url, info))
     return path
 
 
-def _download(url: str, path: Path, digest: str | None, provider: str) -> None:
-    part = None
+def _fetch(url: str, path: Path, digest: str | None, provider: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(url, timeout=30) as response:
-            length = response.headers.get("Content-Length")
-            size = f" ({int(length) / 1e6:.0f} MB)" if length else ""
-            print(f"downloading {url}{size} to {path}", file=sys.stderr, flush=True)
-            hasher, received = hashlib.sha256(), 0
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name + ".", delete=False) as file:
-                part = Path(file.name)
-                while chunk := response.read(_CHUNK):
-                    hasher.update(chunk)
-                    received += len(chunk)
-                    file.write(chunk)
-        if length and received != int(length):
-            raise OSError(f"{received} of {length} bytes arrived")
-        if digest and not hasher.hexdigest().startswith(digest):
-            raise OSError(f"its sha256 starts with {hasher.hexdigest()[: len(digest)]}, expected {digest}")
-        # Temporary files are private; a cache is shared as far as the user's mask allows.
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
-        os.replace(part, path)
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = error.reason if type(error) is urllib.error.URLError else error
+        download(url, path, digest)
+    except NotFetched as error:
         raise RCDMError(
-            f"the weights of {provider} are not in {path}, and could not be fetched from {url} ({reason}): "
+            f"the weights of {provider} are not in {path}, and could not be fetched from {url} ({error}): "
             "get the file in another way and give it with --weights FILE"
         ) from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
 
 
 def _verify(path: Path, url: str, digest: str | None) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import http.server
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,30 +18,50 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from training_fixtures import Recorder
 
 from rcdm_core import RCDMError, WeightsInfo, load_into, read_state_dict, resolve_weights
+from rcdm_core.progress import showing
+from rcdm_core.weights_cache import cache_path
 
 
 class Server:
-    """A web server on this machine whose pages are a dict; it counts what is asked of it."""
+    """A web server on this machine whose pages are a dict; it counts what is asked of it.
+
+    breaks   how many answers end half-way through what is left
+    ranges   whether it can go on in the middle
+    codes    of the next answers, in place of the page
+    tag      the pages' version
+    """
 
     def __init__(self) -> None:
         self.pages: dict[str, bytes] = {}
-        self.cut_short = False
+        self.breaks = 0
+        self.ranges = True
+        self.codes: list[int] = []
+        self.tag = '"1"'
         self.asked: list[str] = []
+        self.from_byte: list[int] = []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked.append(self.path)
-                if self.path not in outer.pages:
-                    self.send_error(404)
+                if outer.codes or self.path not in outer.pages:
+                    self.send_error(outer.codes.pop(0) if outer.codes else 404)
                     return
                 page = outer.pages[self.path]
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(page)))
+                wanted = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+                start = wanted if outer.ranges and self.headers.get("If-Range") in (None, outer.tag) else 0
+                outer.from_byte.append(start)
+                self.send_response(206 if start else 200)
+                if start:
+                    self.send_header("Content-Range", f"bytes {start}-{len(page) - 1}/{len(page)}")
+                self.send_header("Content-Length", str(len(page) - start))
+                self.send_header("ETag", outer.tag)
                 self.end_headers()
-                self.wfile.write(page[: len(page) // 2] if outer.cut_short else page)
+                self.wfile.write(page[start : start + (len(page) - start) // 2] if outer.breaks else page[start:])
+                outer.breaks = max(0, outer.breaks - 1)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -105,10 +127,94 @@ def test_a_download_of_another_content_leaves_nothing_behind(server: Server, che
     server.pages["/net.pth"] = b"weights"
     with pytest.raises(RCDMError, match="expected ffff"):
         resolve_weights(None, WeightsInfo(url=f"{server.url}/net.pth", sha256="FFFF"), provider="p")
-    server.cut_short = True
-    with pytest.raises(RCDMError, match="3 of 7 bytes arrived"):
-        resolve_weights(f"{server.url}/net.pth", None, provider="p")
     assert files(checkpoints) == []
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between tries, which are not waited for."""
+    found: list[float] = []
+    monkeypatch.setattr(time, "sleep", found.append)
+    return found
+
+
+@pytest.mark.parametrize("ranges", [True, False], ids=["in the middle", "from the beginning"])
+def test_a_broken_connection_is_taken_up_again(
+    ranges: bool, server: Server, checkpoints: Path, waits: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = bytes(range(256)) * 40
+    name = f"net-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    server.pages[f"/{name}"] = content
+    server.breaks, server.ranges = 2, ranges
+    recorder = Recorder()
+    with showing(recorder):
+        path = resolve_weights(f"{server.url}/{name}", None, provider="p")
+    assert path.read_bytes() == content and files(checkpoints) == [name]
+    assert server.from_byte == ([0, 5120, 7680] if ranges else [0, 0, 0])
+    assert waits == [1, 2]
+    assert recorder.started == [(0.0, f"downloading {name}", 0)] * (1 if ranges else 3)
+    assert recorder.lines[0] == f"downloading {server.url}/{name} (0 MB) to {path}"
+    assert "broke off (5120 of 10240 bytes arrived); trying again in 1 s" in recorder.lines[1]
+    path.unlink()
+    resolve_weights(f"{server.url}/{name}", None, provider="p")
+    assert capsys.readouterr().err == recorder.lines[0] + "\n"  # without anything that shows bars
+
+
+def test_a_file_that_changes_in_between_is_fetched_from_the_beginning(
+    server: Server, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.pages["/net.pth"] = b"a" * 100
+    server.breaks = 1
+
+    def change(_: float) -> None:
+        server.pages["/net.pth"], server.tag = b"b" * 100, '"2"'
+
+    monkeypatch.setattr(time, "sleep", change)
+    assert resolve_weights(f"{server.url}/net.pth", None, provider="p").read_bytes() == b"b" * 100
+    assert server.from_byte == [0, 0]
+
+
+def test_a_connection_that_keeps_breaking_is_given_up(server: Server, checkpoints: Path, waits: list[float]) -> None:
+    server.pages["/net.pth"] = b"weights"
+    server.breaks, server.ranges = 99, False
+    with pytest.raises(RCDMError, match=r"could not be fetched .*\(3 of 7 bytes arrived, after 5 tries\)"):
+        resolve_weights(f"{server.url}/net.pth", None, provider="p")
+    assert files(checkpoints) == [] and waits == [1, 2, 4, 8] and len(server.asked) == 5
+
+
+def test_a_busy_server_is_asked_again_and_one_that_refuses_is_not(
+    server: Server, checkpoints: Path, waits: list[float]
+) -> None:
+    server.pages["/net.pth"] = b"weights"
+    server.codes = [503, 429]
+    assert resolve_weights(f"{server.url}/net.pth", None, provider="p").read_bytes() == b"weights"
+    assert waits == [1, 2]
+    server.codes = [403]
+    with pytest.raises(RCDMError, match="403"):
+        resolve_weights(f"{server.url}/other.pth", None, provider="p")
+    assert waits == [1, 2]
+    server.breaks, server.codes = 1, []
+    server.pages["/third.pth"] = b"weights"
+    server.codes = []
+    path = cache_path(f"{server.url}/third.pth", WeightsInfo())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", lambda _: server.codes.append(416))  # "nothing is there": from the beginning
+        patch.setattr("rcdm_core.download.TRIES", 3)
+        with pytest.raises(RCDMError, match="416"):
+            resolve_weights(f"{server.url}/third.pth", None, provider="p")
+    assert not path.exists()
+
+
+def test_a_full_disk_is_said_to_be_one(server: Server, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.pages["/net.pth"] = b"weights"
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rcdm_core.atomic.sync_file", full)
+    with pytest.raises(RCDMError, match=r"disk is full: .*net\.pth could not be written .*TORCH_HOME"):
+        resolve_weights(f"{server.url}/net.pth", None, provider="p")
+    assert files(checkpoints) == [] and len(server.asked) == 1
 
 
 def test_files_with_one_name_are_kept_apart_by_their_url(server: Server, checkpoints: Path) -> None:
@@ -158,7 +264,7 @@ def test_without_a_network_one_sentence_says_what_to_do(server: Server, checkpoi
 def test_a_cache_that_cannot_be_written_is_one_sentence(server: Server, tmp_path: Path) -> None:
     (tmp_path / "torch").write_text("a file where a folder should be")
     server.pages["/net.pth"] = b"weights"
-    with pytest.raises(RCDMError, match="could not be fetched"):
+    with pytest.raises(RCDMError, match=r"could not be written .*TORCH_HOME"):
         resolve_weights(f"{server.url}/net.pth", None, provider="p")
 
 

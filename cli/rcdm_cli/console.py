@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rcdm_core.progress import Reporter
+from rcdm_core.progress import Reporter, showing
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -50,8 +50,10 @@ def print_table(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> 
 def reporter() -> Reporter:
     """What long work of the current command reports to: a bar on a terminal, else plain lines, both on stderr."""
     shown: BarReporter | PlainReporter = BarReporter() if sys.stderr.isatty() else PlainReporter()
+    context = click.get_current_context()
     # an exception in the middle of the work must not leave a bar on the screen
-    click.get_current_context().call_on_close(shown.finish)
+    context.call_on_close(shown.finish)
+    context.with_resource(showing(shown))
     return shown
 
 

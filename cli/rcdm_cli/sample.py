@@ -50,6 +50,7 @@ def command(
     from rcdm_core.sampling import sample_images
 
     (run,) = models_or_newest([model] if model else [])
+    report = reporter()
     loaded = rcdm_core.load(run, device, provider=provider, weights=weights)
     folder = out or Path("out") / "sample"
     grid = sample_images(
@@ -62,6 +63,6 @@ def command(
         steps=sampling_steps,
         precision=precision,
         deterministic=deterministic,
-        progress=reporter(),
+        progress=report,
     )
     click.echo(f"The pictures are in {as_path_text(folder)}; all of them: {as_path_text(grid)}")

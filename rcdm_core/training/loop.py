@@ -22,7 +22,7 @@ from rcdm_core.memory import keep_freed_memory
 from rcdm_core.model import RCDM
 from rcdm_core.precision import computing_in, resolve_device, resolve_precision
 from rcdm_core.presets import PRESETS
-from rcdm_core.progress import Reporter, in_round_words
+from rcdm_core.progress import Reporter, in_round_words, showing
 from rcdm_core.training.batches import Batch, Batches
 from rcdm_core.training.batchnorm import recompute_statistics
 from rcdm_core.training.config import TrainConfig, learning_rate
@@ -58,7 +58,7 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
     keep_freed_memory()
     reporter = progress or Reporter()
     device = resolve_device(config.device)
-    with claimed(config):
+    with claimed(config), showing(reporter):
         return _train(config, device, reporter)
 
 
