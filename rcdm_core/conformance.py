@@ -25,6 +25,7 @@ from .encoder import (
 from .errors import RCDMError, first_line
 from .provider import Provider
 from .registry import DISABLE, find_provider, plugin_reports, source_of
+from .slow_plugins import IMPORTS_TORCH
 
 # Kernels differ with the batch's shape; what is left of a difference, relative to the spread of h, must be rounding.
 SAME = 1e-3
@@ -142,7 +143,7 @@ def _listing_checks(name: str) -> list[CheckResult]:
         return [CheckResult(what, False, last) for what in ("lists without the network", "lists without torch")]
     detail = found["error"] or "in a process of its own"
     network = f"a connection was tried ({detail})" if found["network"] else detail
-    without_torch = "the plugin imports torch when it is listed" if found["torch"] else detail
+    without_torch = f"plugin {source.name} of {source.origin} {IMPORTS_TORCH}" if found["torch"] else detail
     return [
         CheckResult("lists without the network", not found["network"] and not found["error"], network),
         CheckResult("lists without torch", not found["torch"] and not found["error"], without_torch),

@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import pluggy
 from .errors import RCDMError, first_line
 from .hookspecs import PROJECT, RepresentationProvider
 from .provider import Provider
+from .slow_plugins import torch_is_loaded, why_slow
 
 if TYPE_CHECKING:
     from .probes.base import Probe
@@ -38,6 +40,7 @@ class PluginReport:
     version       of that package
     providers     the names that can be loaded, sorted
     error         why it, or part of it, cannot be used; None: all is well
+    slow          why listing waits for it, although it works; None: it does not
     """
 
     name: str
@@ -45,6 +48,7 @@ class PluginReport:
     version: str
     providers: tuple[str, ...] = ()
     error: str | None = None
+    slow: str | None = None
 
     @property
     def origin(self) -> str:
@@ -59,11 +63,24 @@ class _Registry:
     providers: dict[str, Provider] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)  # provider name -> plugin's name in the manager
     conflicts: dict[str, str] = field(default_factory=dict)  # provider name -> the sentence about it
+    seconds: dict[str, float] = field(default_factory=dict)  # by the plugin's name in the manager: listing it so far
 
     def complain(self, plugin: str, error: str) -> None:
         """Add to what is wrong with a plugin."""
         report = self.reports[plugin]
         self.reports[plugin] = replace(report, error=f"{report.error}; {error}" if report.error else error)
+
+    @contextlib.contextmanager
+    def timing(self, plugin: str) -> Iterator[None]:
+        """Around what a plugin does when it is listed: find out whether the listing waits for it, and why."""
+        had_torch, began = torch_is_loaded(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[plugin] = self.seconds.get(plugin, 0.0) + time.perf_counter() - began
+            report = self.reports[plugin]
+            slow = report.slow or why_slow(self.manager.get_plugin(plugin), had_torch, self.seconds[plugin])
+            self.reports[plugin] = replace(report, slow=slow)
 
     def call(self, plugin: str, hook: str, **arguments: Any) -> Any:
         """What one plugin alone answers to a hook: None where it does not implement it."""
@@ -245,7 +262,8 @@ def _register(registry: _Registry, entry_point: importlib.metadata.EntryPoint, d
 
 def _load(registry: _Registry, plugin: str, load: Callable[[], object]) -> None:
     try:
-        registry.manager.register(load(), name=plugin)
+        with registry.timing(plugin):
+            registry.manager.register(load(), name=plugin)
     except (Exception, SystemExit) as error:  # a plugin may do anything at import, leaving included
         if registry.manager.has_plugin(plugin):
             registry.manager.unregister(name=plugin)
@@ -261,7 +279,8 @@ def _collect_providers(registry: _Registry) -> None:
     offers: dict[str, list[tuple[str, Provider]]] = {}
     for plugin in registry.implementing("rcdm_providers"):
         try:
-            offered = _as_list(registry.call(plugin, "rcdm_providers"), "rcdm_providers")
+            with registry.timing(plugin):
+                offered = _as_list(registry.call(plugin, "rcdm_providers"), "rcdm_providers")
         except (Exception, SystemExit) as error:
             registry.complain(plugin, first_line(error))
             continue

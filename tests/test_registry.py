@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from plugin_on_path import write_plugin
@@ -63,7 +65,7 @@ def test_the_projects_own_plugins_come_through_the_entry_points() -> None:
     assert report("none").providers == ("none",)
     assert source_of("dino-vitb16").name == "vit" and source_of("dino-vitb16-head").name == "projector"
     assert source_of("dino-vitb16").distribution == "rcdm"
-    assert all(report.error is None for report in plugin_reports())
+    assert all(report.error is None and report.slow is None for report in plugin_reports())
 
 
 def test_a_third_partys_plugin_is_found_with_its_distribution(install: Install) -> None:
@@ -220,3 +222,76 @@ def test_everything_that_a_probe_needs_is_in_the_public_api_without_torch() -> N
         "assert all(hasattr(rcdm_core, name) for name in rcdm_core.__all__)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+HEAVY = """
+{imports}
+from rcdm_core import Provider, hookimpl
+
+def load(weights=None):
+    import torch
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.AvgPool2d(16), torch.nn.Flatten())
+
+@hookimpl
+def rcdm_providers():
+    {inside}
+    return [Provider("{name}-net", "of a test", load, dim=12, image_size=32)]
+"""
+ADVICE = "imports torch when it is listed: move the import into load"
+
+
+def listing(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`rcdm providers` in a process of its own, in which nothing has imported torch."""
+    code = f"import sys; sys.path.insert(0, {str(folder)!r}); from rcdm_cli.main import main; main()"
+    words = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def test_the_listing_survives_plugins_that_raise_answer_nonsense_and_import_torch(tmp_path: Path) -> None:
+    write_plugin(tmp_path, "raises", "raise RuntimeError('out of order')", version="0.1")
+    nonsense = "from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers():\n    return {'a': 1}"
+    write_plugin(tmp_path, "nonsense", nonsense, version="0.2")
+    write_plugin(tmp_path, "heavy", HEAVY.format(name="heavy", imports="import torch", inside="pass"), version="0.3")
+    # Named too, although torch is there by then: plugins are imported by the alphabet, backwards.
+    write_plugin(tmp_path, "also", HEAVY.format(name="also", imports="from torch import nn", inside="pass"))
+    write_plugin(tmp_path, "good", GOOD.format(name="good"), version="0.4")
+    tried = tmp_path / "tried.py"
+    tried.write_text(HEAVY.format(name="tried", imports="from rcdm_core import Encoder", inside="pass"))
+
+    shown = listing(tmp_path, "providers", "--plugin", tried)
+    assert shown.returncode == 0, shown.stderr
+    rows = {line.split()[0]: line for line in shown.stdout.splitlines()}
+    assert {"heavy-net", "also-net", "tried-net", "good-net", "dino-vitb16"} <= set(rows)
+    assert "heavy 0.3" in rows["heavy-net"] and "good 0.4" in rows["good-net"]
+    assert f"{tried} not installed" in rows["tried-net"]
+    assert sorted(shown.stderr.splitlines()) == sorted([
+        "Plugin raises of raises 0.1 does not work: RuntimeError: out of order",
+        "Plugin nonsense of nonsense 0.2 does not work: rcdm_providers returned a str, expected a Provider",
+        f"Plugin heavy of heavy 0.3 is slow: {ADVICE}",
+        f"Plugin also of also 1.0 is slow: {ADVICE}",
+        f"Plugin tried of {tried} not installed is slow: {ADVICE}",
+    ])  # fmt: skip
+
+    plugins = {entry["name"]: entry for entry in json.loads(listing(tmp_path, "providers", "--json").stdout)["plugins"]}
+    assert plugins["heavy"]["slow"] == ADVICE and plugins["heavy"]["error"] is None
+    assert plugins["heavy"]["providers"] == ["heavy-net"]
+    assert [name for name, entry in plugins.items() if entry["slow"]] == ["also", "heavy"]
+    checked = listing(tmp_path, "providers", "check", "heavy-net")
+    assert checked.returncode == 1
+    (line,) = [line for line in checked.stdout.splitlines() if line.startswith("FAILED")]
+    assert f"plugin heavy of heavy 0.3 {ADVICE}" in line
+
+
+def test_a_plugin_that_imports_torch_in_its_hook_is_slow_too(tmp_path: Path) -> None:
+    write_plugin(tmp_path, "heavy", HEAVY.format(name="heavy", imports="", inside="import torch"))
+    (entry,) = [p for p in json.loads(listing(tmp_path, "providers", "--json").stdout)["plugins"] if p["slow"]]
+    assert entry["name"] == "heavy" and entry["slow"] == ADVICE
+
+
+def test_a_plugin_that_takes_its_time_is_named(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(1000))
+    monkeypatch.setattr("rcdm_core.registry.time", SimpleNamespace(perf_counter=lambda: 0.6 * next(ticks)))
+    install("good", GOOD.format(name="good"))
+    assert report("good").slow == "takes 1.2 s to be listed: move slow imports into load"
+    assert "good-net" in providers() and report("good").error is None

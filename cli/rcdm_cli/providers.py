@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rcdm_cli.console import only_json, print_table
+from rcdm_cli.console import only_json, print_table, reporter
 from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import common_options, device_option, json_option, provider_options_option, weights_option
 
@@ -83,6 +83,7 @@ def check_command(name: str, weights: str | None, provider_options: dict[str, st
     from rcdm_core.conformance import check_provider
     from rcdm_core.precision import resolve_device
 
+    reporter()  # shows the download of the weights
     with only_json(as_json):
         results = check_provider(name, weights=weights, options=provider_options, device=str(resolve_device(device)))
     failed = sum(result.passed is False for result in results)
@@ -142,7 +143,9 @@ def _list(as_json: bool) -> None:
                 {**describe(provider), "plugin": _source(registry.source_of(name))}
                 for name, provider in providers.items()
             ],
-            "plugins": [{**_source(r), "providers": list(r.providers), "error": r.error} for r in reports],
+            "plugins": [
+                {**_source(r), "providers": list(r.providers), "error": r.error, "slow": r.slow} for r in reports
+            ],
         }
         click.echo(json.dumps(listing, indent=2))
         return
@@ -159,9 +162,9 @@ def _list(as_json: bool) -> None:
     ]
     print_table(("provider", "kind", "dim", "weights", "from", "what it is"), rows)
     for report in reports:
-        if report.error:
-            where = f"{report.distribution} {report.version}"
-            click.echo(f"Plugin {report.name} of {where} does not work: {report.error}", err=True)
+        for verb, what in (("does not work", report.error), ("is slow", report.slow)):
+            if what:
+                click.echo(f"Plugin {report.name} of {report.origin} {verb}: {what}", err=True)
 
 
 def _weights_in_a_word(provider: Provider) -> str:
