@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .errors import RCDMError
+from .errors import RCDMError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +37,7 @@ class WeightsInfo:
     citation  the paper to cite when they are used
     own_name  True: no other project's file has this base name, so that a copy which torch.hub already keeps under it
               is the same file
+    file      the file on this machine, where another library fetches and keeps it; None: it is not there
     """
 
     url: str | None = None
@@ -44,6 +45,12 @@ class WeightsInfo:
     licence: str | None = None
     citation: str | None = None
     own_name: bool = False
+    file: str | None = None
+
+    @property
+    def licence_text(self) -> str:
+        """The licence, or where to look for it."""
+        return self.licence or ("unknown" if self.url is None else f"unknown: see {self.url}")
 
 
 @dataclass(frozen=True)
@@ -151,7 +158,8 @@ class Provider:
     dim         the size of h, unless an option that `resizes` is given; None: known once loaded
     image_size  the side of the square pictures that the encoder takes by default, in pixels
     kind        backbone, projector, logits, oracle, labels or none
-    weights     where its own weights come from
+    weights     where its own weights come from; or a function of the options that says so (None: it has none), where
+                that takes an import: it is called when this provider is asked for, never when all are listed
     options     the options that load takes, by name
     forgets     attributes that this representation is known to drop, such as "object color" or "position"; known for
                 oracles only, and what a demonstration or a test holds a probe's conclusion against
@@ -165,7 +173,7 @@ class Provider:
     dim: int | None = None
     image_size: int = 224
     kind: str = "backbone"
-    weights: WeightsInfo | None = None
+    weights: WeightsInfo | Callable[..., WeightsInfo | None] | None = None
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
     forgets: tuple[str, ...] = ()
 
@@ -186,8 +194,8 @@ class Provider:
             raise ValueError(f"{where}: dim is a whole number of at least {least}, or None, not {self.dim!r}")
         if type(self.image_size) is not int or self.image_size < 1:
             raise ValueError(f"{where}: image_size is a whole number of at least 1, not {self.image_size!r}")
-        if self.weights is not None and not isinstance(self.weights, WeightsInfo):
-            raise TypeError(f"{where}: weights is a WeightsInfo or None, not {self.weights!r}")
+        if self.weights is not None and not isinstance(self.weights, WeightsInfo) and not callable(self.weights):
+            raise TypeError(f"{where}: weights is a WeightsInfo, a function or None, not {self.weights!r}")
         if not isinstance(self.options, Mapping):
             raise TypeError(f"{where}: options is a mapping from names to Option, not {self.options!r}")
         for name, option in self.options.items():
@@ -199,6 +207,21 @@ class Provider:
             raise TypeError(f"{where}: forgets is a tuple of attribute names, not {self.forgets!r}")
         object.__setattr__(self, "options", dict(self.options))
         object.__setattr__(self, "forgets", tuple(self.forgets))
+
+    def own_weights(self, options: Mapping[str, Any] | None = None) -> WeightsInfo | None:
+        """Where its own weights come from, with these options. Raises RCDMError for a wrong option, and as `load` does
+        for a model that is not there."""
+        if self.weights is None or isinstance(self.weights, WeightsInfo):
+            return self.weights
+        try:
+            found = self.weights(**self.complete_options(options or {}))
+        except RCDMError:
+            raise
+        except Exception as error:
+            raise RCDMError(f"provider {self.name} fails to say what its weights are ({first_line(error)})") from error
+        if found is not None and not isinstance(found, WeightsInfo):
+            raise RCDMError(f"provider {self.name} says its weights are a {type(found).__name__}, not a WeightsInfo")
+        return found
 
     def complete_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every declared option with its value: `given`, parsed and validated, over the defaults.

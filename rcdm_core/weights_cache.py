@@ -40,6 +40,8 @@ def cache_path(url: str, info: WeightsInfo) -> Path:
 
 def at_hand(info: WeightsInfo) -> Path | None:
     """The file of a provider's own weights, if it has been downloaded."""
+    if info.file is not None:
+        return Path(info.file)
     path = cache_path(info.url, info) if info.url else None
     return path if path is not None and path.is_file() else None
 

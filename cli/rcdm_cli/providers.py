@@ -12,7 +12,7 @@ from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import common_options, device_option, json_option, provider_options_option, weights_option
 
 if TYPE_CHECKING:
-    from rcdm_core.provider import Provider
+    from rcdm_core.provider import Provider, WeightsInfo
     from rcdm_core.registry import PluginReport
 
 
@@ -39,14 +39,15 @@ def list_command(as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("name")
+@provider_options_option
 @json_option
 @common_options
-def show_command(name: str, as_json: bool) -> None:
-    """Show what NAME is, where its weights come from, and its options."""
+def show_command(name: str, provider_options: dict[str, str], as_json: bool) -> None:
+    """Show what NAME is, where its weights come from and under which licence, and its options."""
     from rcdm_core import registry
 
     provider = registry.find_provider(name)
-    entry = describe(provider)
+    entry = describe(provider, provider.own_weights(provider_options))
     if as_json:
         click.echo(json.dumps(entry, indent=2))
         return
@@ -98,11 +99,10 @@ def check_command(name: str, weights: str | None, provider_options: dict[str, st
         raise click.exceptions.Exit(1)
 
 
-def describe(provider: Provider) -> dict[str, Any]:
+def describe(provider: Provider, weights: WeightsInfo | None) -> dict[str, Any]:
     """Everything that a provider declares, for JSON."""
     from rcdm_core.weights_cache import at_hand
 
-    weights = provider.weights
     file = at_hand(weights) if weights is not None else None
     return {
         "name": provider.name,
@@ -116,7 +116,7 @@ def describe(provider: Provider) -> dict[str, Any]:
         else {
             "url": weights.url,
             "sha256": weights.sha256,
-            "licence": weights.licence,
+            "licence": weights.licence_text,
             "citation": weights.citation,
             "file": str(file) if file is not None else None,
         },
@@ -140,7 +140,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         listing = {
             "providers": [
-                {**describe(provider), "plugin": _source(registry.source_of(name))}
+                {**describe(provider, _declared_weights(provider)), "plugin": _source(registry.source_of(name))}
                 for name, provider in providers.items()
             ],
             "plugins": [
@@ -171,9 +171,17 @@ def _weights_in_a_word(provider: Provider) -> str:
     """Whether the provider's own weights are on this machine."""
     from rcdm_core.weights_cache import at_hand
 
-    if provider.weights is None:
+    weights = _declared_weights(provider)
+    if weights is None:
         return ""
-    return "at hand" if at_hand(provider.weights) is not None else "to fetch"
+    return "at hand" if at_hand(weights) is not None else "to fetch"
+
+
+def _declared_weights(provider: Provider) -> WeightsInfo | None:
+    """Those that can be told without an import."""
+    from rcdm_core.provider import WeightsInfo
+
+    return provider.weights if isinstance(provider.weights, WeightsInfo) else None
 
 
 def _source(report: PluginReport) -> dict[str, str | None]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rcdm_core import LAYER, Option, Provider, RCDMError, hookimpl
 
 if TYPE_CHECKING:
-    from rcdm_core import Encoder
+    from rcdm_core import Encoder, WeightsInfo
 
 PREFIX = "timm:"
 OPTIONS = {
@@ -30,8 +30,19 @@ def rcdm_resolve(name: str) -> Provider | None:
     if not model:
         raise RCDMError(f"{name!r} should be timm:MODEL, such as timm:vit_base_patch14_dinov2.lvd142m")
     return Provider(
-        name=name, summary=f"timm's {model}, without its classifier", load=partial(load, name, model), options=OPTIONS
+        name=name,
+        summary=f"timm's {model}, without its classifier",
+        load=partial(load, name, model),
+        weights=partial(weights_info, name, model),
+        options=OPTIONS,
     )
+
+
+def weights_info(name: str, model: str, **_: object) -> WeightsInfo | None:
+    """What timm knows of its weights for this model; None where it has none. Raises RCDMError for an unknown model."""
+    from ._network import weights_info as found
+
+    return found(name, model)
 
 
 def load(name: str, model: str, *, weights: str | None = None, pool: str | None, layer: str | None) -> Encoder:

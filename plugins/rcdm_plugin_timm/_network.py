@@ -7,10 +7,20 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import timm
+from huggingface_hub import try_to_load_from_cache
 from timm.data import resolve_model_data_config
 from torch import nn
 
-from rcdm_core import Encoder, RCDMError, at_layer, first_line, load_into, read_checkpoint, resolve_weights
+from rcdm_core import (
+    Encoder,
+    RCDMError,
+    WeightsInfo,
+    at_layer,
+    first_line,
+    load_into,
+    read_checkpoint,
+    resolve_weights,
+)
 
 
 def encoder(name: str, model: str, weights: str | None, pool: str | None, layer: str | None) -> Encoder:
@@ -35,6 +45,37 @@ def encoder(name: str, model: str, weights: str | None, pool: str | None, layer:
         std=data["std"],
         interpolation=data["interpolation"],
     )
+
+
+def weights_info(name: str, model: str) -> WeightsInfo | None:
+    """See the package's. The licence is that of timm's own table; timm prefers the hub to a URL."""
+    _require_known(name, model)
+    cfg = timm.get_pretrained_cfg(model)
+    if cfg is None or not cfg.has_weights:
+        return None
+    licence = cfg.license if cfg.license != "unknown" else None
+    papers = cfg.paper_name or cfg.paper_ids
+    citation = ", ".join(papers) if isinstance(papers, (list, tuple)) else papers
+    if not cfg.hf_hub_id:
+        url = cfg.url if isinstance(cfg.url, str) else None
+        return WeightsInfo(url=url, licence=licence, citation=citation, own_name=True)  # in torch.hub's cache
+    repository, _, revision = cfg.hf_hub_id.partition("@")
+    return WeightsInfo(
+        url=f"https://huggingface.co/{repository}",
+        licence=licence,
+        citation=citation,
+        file=_in_hub_cache(repository, revision or None, cfg.hf_hub_filename or "pytorch_model.bin"),
+    )
+
+
+def _in_hub_cache(repository: str, revision: str | None, name: str) -> str | None:
+    """The file that timm would take without asking the hub: a safetensors file before the one of that name."""
+    safe = "model.safetensors" if name == "pytorch_model.bin" else f"{name.rpartition('.')[0]}.safetensors"
+    for candidate in (safe, name):
+        found = try_to_load_from_cache(repository, candidate, revision=revision)
+        if isinstance(found, str):
+            return found
+    return None
 
 
 def _require_known(name: str, model: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rcdm_core import LAYER, Option, Provider, RCDMError, hookimpl
 
 if TYPE_CHECKING:
-    from rcdm_core import Encoder
+    from rcdm_core import Encoder, WeightsInfo
 
 PREFIX = "torchvision:"
 OPTIONS = {
@@ -33,8 +33,16 @@ def rcdm_resolve(name: str) -> Provider | None:
         name=name,
         summary=f"torchvision's {model}, without its classifier",
         load=partial(load, name, model),
+        weights=partial(weights_info, name, model),
         options=OPTIONS,
     )
+
+
+def weights_info(name: str, model: str, *, version: str, **_: object) -> WeightsInfo:
+    """What torchvision knows of that version of the weights. Raises RCDMError for an unknown model or version."""
+    from ._network import weights_info as found
+
+    return found(name, model, version)
 
 
 def load(name: str, model: str, *, weights: str | None = None, version: str, layer: str | None) -> Encoder:

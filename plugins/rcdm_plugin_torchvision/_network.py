@@ -11,17 +11,16 @@ from torchvision import models
 
 from rcdm_core import Encoder, RCDMError, WeightsInfo, at_layer, load_into, read_checkpoint, resolve_weights
 
+# What torchvision says where a weights' entry names no licence: it is for the user to find out.
+_LICENCE_PAGE = "https://github.com/pytorch/vision#pre-trained-model-license"
 # Classifiers beside the network, which only its training uses.
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def encoder(name: str, model: str, weights: str | None, version: str, layer: str | None) -> Encoder:
     """See the package's `load`."""
-    enum = _versions(name, model)
-    if version not in enum.__members__:
-        raise RCDMError(f"option version of {name} is {version!r}, expected one of {', '.join(enum.__members__)}")
-    entry = enum[version]
-    path = resolve_weights(weights, WeightsInfo(url=entry.url), provider=name)
+    entry = _entry(name, model, version)
+    path = resolve_weights(weights, weights_info(name, model, version), provider=name)
     network = _build(model)
     head = _remove_classifier(network, name)
     state = read_checkpoint(path).backbone
@@ -36,6 +35,20 @@ def encoder(name: str, model: str, weights: str | None, version: str, layer: str
         std=preset.std,
         interpolation=preset.interpolation.value,
     )
+
+
+def weights_info(name: str, model: str, version: str) -> WeightsInfo:
+    """See the package's."""
+    entry = _entry(name, model, version)
+    return WeightsInfo(url=entry.url, licence=entry.meta.get("license") or f"unknown: see {_LICENCE_PAGE}")
+
+
+def _entry(name: str, model: str, version: str) -> Any:
+    """torchvision's entry of that version of the weights."""
+    enum = _versions(name, model)
+    if version not in enum.__members__:
+        raise RCDMError(f"option version of {name} is {version!r}, expected one of {', '.join(enum.__members__)}")
+    return enum[version]
 
 
 def _versions(name: str, model: str) -> Any:

@@ -248,7 +248,7 @@ def _provider_record(
 ) -> ProviderRecord:
     origin = source_of(provider.name)
     # The licence that a provider declares is that of its own weights, not of a checkpoint that the user brings.
-    own = provider.weights if config.weights is None else None
+    own = provider.own_weights(options) if config.weights is None else None
     return ProviderRecord(
         name=config.provider,
         kind=provider.kind,
@@ -258,7 +258,7 @@ def _provider_record(
         weights=config.weights,
         weights_digest=mark.weights_digest,
         label=config.label,
-        licence=own.licence if own else None,
+        licence=own.licence_text if own else None,
         citation=own.citation if own else None,
         distribution=origin.distribution,
         version=origin.version,
