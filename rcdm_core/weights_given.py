@@ -36,10 +36,23 @@ def expand_weights(given: Sequence[str]) -> list[str]:
     link to it, is taken once. Raises RCDMError for a pattern that matches no file.
     """
     found: dict[str, str] = {}
-    for text in given:
-        for weights in _matches(text) if is_pattern(text) else [text]:
-            found.setdefault(weights if is_url(weights) else os.path.realpath(Path(weights).expanduser()), weights)
+    for weights in _all(given):
+        found.setdefault(weights if is_url(weights) else os.path.realpath(Path(weights).expanduser()), weights)
     return list(found.values())
+
+
+def weights_of_each(given: str | Sequence[str] | None, count: int) -> list[str | None]:
+    """The checkpoint for each of `count` models: the one that was given for all, or one for each in their order.
+
+    Raises RCDMError for another number of them.
+    """
+    found = _all([given] if isinstance(given, str) else given or ())
+    if len(found) not in (0, 1, count):
+        raise RCDMError(
+            f"--weights names {len(found)} checkpoints for {count} models; give one for all of them, or one for each "
+            "--model, in their order"
+        )
+    return list(found) if len(found) == count else [found[0] if found else None] * count
 
 
 def one_weights(given: Sequence[str], what: str) -> str | None:
@@ -77,6 +90,10 @@ def name_weights(weights: Sequence[str]) -> list[str]:
 def natural(text: str) -> list[tuple[int, int, str]]:
     """A key to sort by: numbers in names count as numbers, so that ckpt_2 comes before ckpt_10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def _all(given: Sequence[str]) -> list[str]:
+    return [weights for text in given for weights in (_matches(text) if is_pattern(text) else [text])]
 
 
 def _matches(pattern: str) -> list[str]:

@@ -185,7 +185,18 @@ def test_the_commands_take_several_or_say_that_they_take_one(
     assert "--weights ckpts/*.pt matches no file" in error_of(*run, "--weights", "ckpts/*.pt")
     words = error_of(*run, "--weights", "ckpts/ckpt_1.pth", "ckpts/ckpt_2.pth")  # as a shell expands a bare pattern
     assert "put a pattern of --weights between quotes" in words
-    for command in (["sample", *models[:2]], ["evaluate", *models[:2]], ["providers", "check", "custom:net.py:build"]):
+    for command in (["sample", *models[:2]], ["providers", "check", "custom:net.py:build"]):
         message = error_of(*command, "--weights", "ckpts/*.pth")
         assert f"rcdm {' '.join(command[: 1 + (command[0] == 'providers')])}" in message and "takes one" in message
+    # Checkpoints that have moved: one for each model, in their order, or the fingerprint tells.
+    checkpoints.rename(tmp_path / "moved")
+    moved = [word for n in (2, 1, 10) for word in ("--weights", f"moved/ckpt_{n}.pth")]
+    again = ("evaluate", *models, "--sampling-steps", "1", "--out", "again")
+    result = rcdm(*again, *moved)
+    assert result.exit_code == 0, result.output
+    repeated = json.loads((tmp_path / "again" / "result.json").read_text())
+    assert repeated["aggregates"] == found["aggregates"] and " ".join(moved) in repeated["command"]
+    assert "net.py-build-ckpt_2 was trained for another encoder" in error_of(*again, "--weights", "moved/*.pth")
+    assert "--weights names 2 checkpoints for 3 models" in error_of(*again, "--weights", "moved/ckpt_1*.pth")
+    (tmp_path / "moved").rename(checkpoints)
     assert one_weights(["ckpts/ckpt_2*"], "x") == "ckpts/ckpt_2.pth" and one_weights([], "x") is None

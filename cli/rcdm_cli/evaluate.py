@@ -13,7 +13,7 @@ from rcdm_cli.options import (
     data_option,
     json_option,
     models_option,
-    moved_encoder_options,
+    moved_encoders_options,
     out_option,
     sampling_options,
 )
@@ -26,7 +26,7 @@ from rcdm_cli.probe import run_probe, show
 @out_option("Folder of the results. [default: out/evaluate]")
 @sampling_options
 @json_option
-@moved_encoder_options
+@moved_encoders_options
 @compute_options
 def command(out: Path | None, as_json: bool, **arguments: Any) -> None:
     """Measure how faithful a model is to its representation.

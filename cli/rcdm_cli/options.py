@@ -223,16 +223,25 @@ def sampling_options(command: F) -> F:
     return command
 
 
+_moved_provider_option = click.option(
+    "--provider", metavar="NAME", help="Provider of the model's encoder, where it has another name now."
+)
+
+
 def moved_encoder_options(command: F) -> F:
     """--provider and --weights, for a model whose encoder is no longer where it was; its fingerprint decides."""
-    for option in (
-        _weights_option("Checkpoint of the model's encoder, where it has moved."),
-        click.option(
-            "--provider", metavar="NAME", help="Provider of the model's encoder, where it has another name now."
-        ),
-    ):
-        command = option(command)
-    return command
+    return _moved_provider_option(_weights_option("Checkpoint of the model's encoder, where it has moved.")(command))
+
+
+def moved_encoders_options(command: F) -> F:
+    """The same for several models."""
+    several = click.option(
+        "--weights",
+        multiple=True,
+        metavar="FILE|URL",
+        help="Checkpoint of the models' encoder, where it has moved; several: of each --model, in their order.",
+    )
+    return _moved_provider_option(several(command))
 
 
 def compute_options(command: F) -> F:

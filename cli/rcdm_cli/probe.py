@@ -19,7 +19,7 @@ from rcdm_cli.options import (
     json_option,
     models_option,
     models_or_newest,
-    moved_encoder_options,
+    moved_encoders_options,
     out_option,
     sampling_options,
 )
@@ -76,7 +76,7 @@ def probe_command(probe: Probe) -> click.Command:
     @out_option(f"Folder of the results. [default: out/{probe.name}]")
     @sampling_options
     @json_option
-    @moved_encoder_options
+    @moved_encoders_options
     @compute_options
     def run(as_json: bool, **arguments: Any) -> None:
         with only_json(as_json):

@@ -22,6 +22,7 @@ from rcdm_core.errors import RCDMError
 from rcdm_core.progress import Reporter
 from rcdm_core.provider import Option
 from rcdm_core.versions import versions
+from rcdm_core.weights_given import weights_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +167,7 @@ class Context:
     params: Mapping[str, Any]
     data_text: str | None = None
     provider: str | None = None
-    weights: str | None = None
+    weights: str | Sequence[str] | None = None
 
     def begin(self, pictures: Pictures, data: ImageSource | None = None, **found: Any) -> Result:
         """A Result whose provenance is on disk already.
@@ -226,8 +227,8 @@ class Context:
                 text = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
                 words += [f"--{name.replace('_', '-')}", text]
         for option, given in (("--provider", self.provider), ("--weights", self.weights)):
-            if given is not None:
-                words += [option, given]
+            for text in [given] if isinstance(given, str) else given or ():
+                words += [option, text]
         words += ["--seed", str(self.seed), "--sampler", self.sampler, "--sampling-steps", str(self.steps)]
         words += ["--device", str(self.models[0].device), "--precision", self.precision]
         return shlex.join([*words, "--out", str(self.out)])
@@ -246,7 +247,7 @@ def run_probe(
     sampler: str = defaults.SAMPLER,
     steps: int = defaults.SAMPLING_STEPS,
     provider: str | None = None,
-    weights: str | None = None,
+    weights: str | Sequence[str] | None = None,
     progress: Reporter | None = None,
     **params: Any,
 ) -> Result:
@@ -256,7 +257,8 @@ def run_probe(
     [3, H, W] in [0, 1]. data: a folder, "shapes[:N[:SEED]]" or an ImageSource, where held-out pictures come from;
     None: what the first model was trained on. device: where the models compute (auto, cpu, cuda, cuda:N or mps), None:
     where they are. steps: of the sampler. provider, weights: of the encoders of models that are given as folders, where
-    their names or checkpoints have moved since the training. params: the probe's own parameters.
+    their names or checkpoints have moved since the training; several weights are those of the models in their order.
+    params: the probe's own parameters.
 
     Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device.
     """
@@ -272,7 +274,8 @@ def run_probe(
     complete = probe.complete(params)
     if not models:
         raise RCDMError(f"The probe {name} needs a trained model; give one with --model RUN.")
-    loaded = [_load(model, device, provider, weights) for model in models]
+    files = weights_of_each(weights, len(models))
+    loaded = [_load(model, device, provider, file) for model, file in zip(models, files, strict=True)]
     for model in loaded:
         check_steps(sampler, model.diffusion, steps)
     context = Context(
