@@ -50,6 +50,8 @@ class ProviderRecord:
     distribution: str | None = None     # the plugin that it came from
     version: str | None = None
     resolved: str | None = None         # the name to load it by from any folder, where that is not `name`
+    source: str | None = None           # the user's own file that defines it
+    source_digest: str | None = None    # sha256 of that file at the training
 
 
 @dataclass(frozen=True)

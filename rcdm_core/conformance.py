@@ -198,6 +198,8 @@ def _gradient(provider: Provider, encoder: Encoder, images: Tensor) -> tuple[boo
     """On an ordinary picture and on an empty one: attacks (paper, figure 5) follow this gradient anywhere."""
     if provider.kind in ("none", "labels"):
         return None, f"not asked of a provider of kind {provider.kind}"
+    if not getattr(encoder, "differentiable", True):
+        return None, "it says that it is not differentiable: no probe that needs gradients takes it"
     for what, picture in (("a test picture", images[:1]), ("a grey picture", torch.full_like(images[:1], 0.5))):
         leaf = picture.clone().requires_grad_(True)
         h = encoder(leaf)
@@ -228,10 +230,12 @@ def _moves(encoder: Encoder, images: Tensor, h: Tensor, target: torch.device) ->
         with torch.no_grad():
             there = encoder.to(target)(images.to(target))
     except Exception as error:
-        stays_behind = "device" in str(error) and here in str(error)
+        own_word = isinstance(error, RCDMError)  # it knows where it can be used, and may name both devices
+        why = str(error) if own_word else first_line(error)
+        stays_behind = "device" in str(error) and here in str(error) and not own_word
         if target.type == "meta" and not stays_behind:
-            return None, f"there is no accelerator here, and it cannot run on the meta device ({first_line(error)})"
-        return False, f"a tensor stays behind: {first_line(error)}" if stays_behind else first_line(error)
+            return None, f"there is no accelerator here, and it cannot run on the meta device ({why})"
+        return False, f"a tensor stays behind: {why}" if stays_behind else why
     if there.device.type != target.type:
         return False, f"moved to {target}, but h is on {there.device}"
     if target.type == "meta":

@@ -39,8 +39,12 @@ class Encoder(nn.Module):
     dim            the size of h; None: measured on one picture when it is first asked for
     interpolation  how files are brought to image_size for it: bicubic, bilinear, lanczos or nearest, antialiased
 
-    h is differentiable with respect to the images. Raises RCDMError for a mean or std that is not three numbers, and
-    for another interpolation.
+    h is differentiable with respect to the images unless the network has an attribute `differentiable` that is False,
+    as one has that torch does not run; whoever needs gradients asks the encoder's own. A network whose weights are not
+    tensors of its own gives their digest as a tensor by `get_extra_state`, for the fingerprint.
+
+    Raises RCDMError for a mean or std that is not three numbers, for another interpolation, and in forward for pictures
+    that ask for a gradient which there is not.
     """
 
     mean: Tensor
@@ -72,6 +76,11 @@ class Encoder(nn.Module):
         self.requires_grad_(False).eval()
 
     @property
+    def differentiable(self) -> bool:
+        """Whether h has a gradient with respect to the images."""
+        return bool(getattr(self.network, "differentiable", True))
+
+    @property
     def dim(self) -> int:
         """The size of h."""
         if self._dim is None:
@@ -82,6 +91,11 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in [0, 1] -> h [B, dim], float32 whatever the precision of the network."""
+        if images.requires_grad and torch.is_grad_enabled() and not self.differentiable:
+            raise RCDMError(
+                "this needs the gradient of h in the pictures, which the encoder does not have: use one that torch "
+                "runs, such as the same network as a function or in TorchScript"
+            )
         h = self.network((images - self.mean) / self.std)
         # What is no tensor is left as it is, for `load_encoder` to say what came instead of one.
         return h.float() if isinstance(h, Tensor) else cast(Tensor, h)
@@ -177,6 +191,8 @@ def build_encoder(
         module.image_size = provider.image_size  # type: ignore[assignment]
     if getattr(module, "interpolation", None) not in INTERPOLATIONS:
         module.interpolation = DEFAULT_INTERPOLATION  # type: ignore[assignment]
+    if not isinstance(getattr(module, "differentiable", None), bool):
+        module.differentiable = True  # type: ignore[assignment]
     return cast(Encoder, module)
 
 
@@ -266,7 +282,7 @@ def fingerprint(encoder: nn.Module) -> Fingerprint:
 def _digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
-        if not isinstance(tensor, Tensor):  # a module's extra state can be anything
+        if not isinstance(tensor, Tensor):  # a module's extra state can be anything; a tensor of it counts
             continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -287,6 +303,15 @@ def compare_fingerprints(stored: Fingerprint, now: Fingerprint) -> str | None:
     if stored.weights_digest != now.weights_digest:
         return f"it has other weights ({by}; digest {now.weights_digest[:8]} instead of {stored.weights_digest[:8]})"
     return f"it has the same weights but other preprocessing or options ({by})"
+
+
+def source_change(provider: Provider, digest: str | None) -> str:
+    """A phrase that says that the provider's source is not the file of that digest any more, to stand before what
+    `compare_fingerprints` says; empty where it is, or where that is not known.
+    """
+    if digest is None or provider.source is None or provider.source_digest() == digest:
+        return ""
+    return f"its source {provider.source} has changed since then, and "
 
 
 def _distance(stored: Tensor, now: Tensor) -> float:

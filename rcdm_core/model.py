@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,12 @@ from rcdm_core.encoder import (
     fingerprint,
     load_encoder,
     resize_for_encoder,
+    source_change,
 )
 from rcdm_core.errors import RCDMError
 from rcdm_core.memory import keep_freed_memory
 from rcdm_core.precision import computing_in, resolve_precision
+from rcdm_core.registry import find_provider
 from rcdm_core.unet import UNet
 
 if TYPE_CHECKING:
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 # Part of what `deterministic` promises: another size would give other bits, so it is no option.
 _DETERMINISTIC_BATCH = 8
 _ENCODER_BATCH = 32
+_log = logging.getLogger(__name__)
 
 
 class RCDM:
@@ -127,16 +131,22 @@ class RCDM:
         Raises RCDMError when the provider is not installed, its weights cannot be had, or it is another encoder now.
         """
         record = self.config.provider
+        edited = ""
         try:
-            encoder = load_encoder(self._provider, weights=self._weights, device=self.device, options=record.options)
+            provider = find_provider(self._provider)
+            edited = source_change(provider, record.source_digest)
+            encoder = load_encoder(provider, weights=self._weights, device=self.device, options=record.options)
         except RCDMError as error:
-            raise RCDMError(f"The encoder of {self.name} cannot be loaded: {error}") from error
+            raise RCDMError(f"The encoder of {self.name} cannot be loaded: {edited}{error}") from error
         difference = compare_fingerprints(self._fingerprint, fingerprint(encoder))
         if difference is not None:
+            remedy = "bring that file back" if edited else "give the checkpoint of the training with --weights"
             raise RCDMError(
-                f"{self.name} was trained for another encoder than {self._provider} is now: {difference}; give the "
-                "checkpoint of the training with --weights, or train anew."
+                f"{self.name} was trained for another encoder than {self._provider} is now: {edited}{difference}; "
+                f"{remedy}, or train anew."
             )
+        if edited:
+            _log.info("%s: the encoder's source %s has changed; its h is the same.", self.name, provider.source)
         self._encoder = encoder
         return encoder
 

@@ -5,9 +5,11 @@ The encoder itself, which needs torch, is in `encoder.py`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import RCDMError, first_line
@@ -163,6 +165,8 @@ class Provider:
     options     the options that load takes, by name
     forgets     attributes that this representation is known to drop, such as "object color" or "position"; known for
                 oracles only, and what a demonstration or a test holds a probe's conclusion against
+    source      the user's own file that defines it, where there is one: its digest is stored in bundles, so that a
+                change of h can be told from a change of the file
 
     Raises TypeError or ValueError naming the field that is wrong.
     """
@@ -176,6 +180,7 @@ class Provider:
     weights: WeightsInfo | Callable[..., WeightsInfo | None] | None = None
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
     forgets: tuple[str, ...] = ()
+    source: Path | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -205,6 +210,8 @@ class Provider:
                 raise TypeError(f"{where}: option {name} is an Option, not {option!r}")
         if isinstance(self.forgets, str) or not all(isinstance(attribute, str) for attribute in self.forgets):
             raise TypeError(f"{where}: forgets is a tuple of attribute names, not {self.forgets!r}")
+        if self.source is not None and not isinstance(self.source, Path):
+            raise TypeError(f"{where}: source is a pathlib.Path or None, not {self.source!r}")
         object.__setattr__(self, "options", dict(self.options))
         object.__setattr__(self, "forgets", tuple(self.forgets))
 
@@ -222,6 +229,19 @@ class Provider:
         if found is not None and not isinstance(found, WeightsInfo):
             raise RCDMError(f"provider {self.name} says its weights are a {type(found).__name__}, not a WeightsInfo")
         return found
+
+    def source_digest(self) -> str | None:
+        """sha256 of `source` in hexadecimal; None without a source, or where it cannot be read."""
+        if self.source is None:
+            return None
+        digest = hashlib.sha256()
+        try:
+            with self.source.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
+        except OSError:
+            return None
+        return digest.hexdigest()
 
     def complete_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every declared option with its value: `given`, parsed and validated, over the defaults.

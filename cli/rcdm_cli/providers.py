@@ -54,7 +54,7 @@ def show_command(name: str, provider_options: dict[str, str], as_json: bool) -> 
     click.echo(f"{entry['name']}: {entry['summary']}")
     weights = entry.pop("weights") or {}
     options = entry.pop("options")
-    for key in ("kind", "dim", "image_size", "forgets"):
+    for key in ("kind", "dim", "image_size", "forgets", "source"):
         if entry.get(key) not in (None, []):
             value = entry[key]
             click.echo(f"  {key.replace('_', ' '):<12}{', '.join(value) if isinstance(value, list) else value}")
@@ -111,6 +111,7 @@ def describe(provider: Provider, weights: WeightsInfo | None) -> dict[str, Any]:
         "dim": provider.dim,
         "image_size": provider.image_size,
         "forgets": list(provider.forgets),
+        "source": str(provider.source) if provider.source is not None else None,
         "weights": None
         if weights is None
         else {

@@ -18,30 +18,41 @@ from torch import nn
 
 from rcdm_core import RCDMError, first_line, resolve_weights
 
-from . import is_file
+from ._places import Place, importable
 
 
-def call(name: str, source: str, function: str, weights: str | None) -> nn.Module:
-    """The module that the function returns. Raises RCDMError naming the file, and the exception if there was one."""
-    path = Path(source).expanduser().resolve() if is_file(source) else None
+def call(name: str, place: Place, weights: str | None, own: Mapping[str, Any]) -> nn.Module:
+    """The module that the function returns, given `own` arguments. Raises RCDMError naming the file, and the exception
+    if there was one.
+    """
+    source, function = place.label, place.function
+    path = place.file.resolve() if place.file is not None else None
     # The user's other files can be imported too, as if the file had been run, or `python -m` had been typed. What the
     # code prints is no part of the answer of a command (--json).
-    with _importable(path.parent if path else Path.cwd()), contextlib.redirect_stdout(sys.stderr):
+    with importable(place.folder), contextlib.redirect_stdout(sys.stderr):
         with _explained(source, path):
-            module = _import_file(path) if path else importlib.import_module(source)
+            module = _import_module(place.module, path) if place.module else _import_file(path)
         build = getattr(module, function, None)
         if not callable(build):
             raise RCDMError(f"{source} defines no function {function}{_functions_of(module)}")
         arguments = _weights_argument(name, source, function, build, weights)
-        with _explained(source, Path(module.__file__) if module.__file__ else path, arguments.get("weights")):
-            result = build(**arguments)
+        with _explained(source, path, arguments.get("weights")):
+            result = build(**arguments, **own)
     if not isinstance(result, nn.Module):
         raise RCDMError(f"{function} in {source} returns a {type(result).__name__}, expected a torch.nn.Module")
     return result
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_module(name: str, path: Path | None) -> ModuleType:
+    module = importlib.import_module(name)
+    if path is not None and module.__file__ is not None and Path(module.__file__).resolve() != path:
+        raise RCDMError(f"{name} is loaded already, from {module.__file__} instead of {path}: start Python afresh")
+    return module
+
+
+def _import_file(path: Path | None) -> ModuleType:
     """Run a file afresh, so that one which was edited in between counts as it is now."""
+    assert path is not None  # a place without a module is a file
     key = f"rcdm_custom_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(key, path)
     if spec is None or spec.loader is None:
@@ -54,16 +65,6 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[key]
         raise
     return module
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(str(folder))
 
 
 @contextlib.contextmanager

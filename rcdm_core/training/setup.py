@@ -20,7 +20,7 @@ from rcdm_core.bundle import FILE_NAME, DataRecord, ProviderRecord, id_prefix
 from rcdm_core.data.cache_dir import cache_dir
 from rcdm_core.data.shapes import open_data
 from rcdm_core.data.source import ImageSource, data_fingerprint, split
-from rcdm_core.encoder import Encoder, Fingerprint, compare_fingerprints, fingerprint, load_encoder
+from rcdm_core.encoder import Encoder, Fingerprint, compare_fingerprints, fingerprint, load_encoder, source_change
 from rcdm_core.errors import RCDMError
 from rcdm_core.presets import PRESETS
 from rcdm_core.progress import Reporter
@@ -111,9 +111,10 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         "recipe": config.recipe().to_dict(),
         "data": data_fingerprint(ids[int(dataset.order[row])] for row in train_rows),
         "weights_digest": mark.weights_digest,
+        "source_digest": provider.source_digest(),
     }
     if saved is not None:
-        h_mean, h_std = _continue_with(saved, identity, mark)
+        h_mean, h_std = _continue_with(saved, identity, mark, provider)
     elif PRESETS[config.preset].standardise if config.standardise is None else config.standardise:
         h_mean, h_std = statistics(dataset.h, train_rows)
     else:
@@ -219,7 +220,9 @@ def _refuse_changes(config: TrainConfig, provider: Provider, saved: SavedState) 
         )
 
 
-def _continue_with(saved: SavedState, identity: Mapping[str, Any], now: Fingerprint) -> tuple[Tensor, Tensor]:
+def _continue_with(
+    saved: SavedState, identity: Mapping[str, Any], now: Fingerprint, provider: Provider
+) -> tuple[Tensor, Tensor]:
     """The statistics of the run that is resumed, if data and encoder are still the same."""
     run = saved.folder.parent.parent
     if saved.identity["data"] != identity["data"]:
@@ -228,7 +231,10 @@ def _continue_with(saved: SavedState, identity: Mapping[str, Any], now: Fingerpr
     before = Fingerprint(saved.identity["weights_digest"], tensors["fingerprint.h"])
     difference = compare_fingerprints(before, now)
     if difference is not None:
-        raise RCDMError(f"The encoder of {run} has changed since it was started: {difference}; choose another --out.")
+        edited = source_change(provider, saved.identity.get("source_digest"))
+        raise RCDMError(
+            f"The encoder of {run} has changed since it was started: {edited}{difference}; choose another --out."
+        )
     return tensors["h_mean"], tensors["h_std"]
 
 
@@ -263,6 +269,8 @@ def _provider_record(
         distribution=origin.distribution,
         version=origin.version,
         resolved=provider.name if provider.name != config.provider else None,
+        source=str(provider.source) if provider.source is not None else None,
+        source_digest=provider.source_digest(),
     )
 
 
