@@ -93,8 +93,8 @@ class Encoder(nn.Module):
         """images [B, 3, H, W] in [0, 1] -> h [B, dim], float32 whatever the precision of the network."""
         if images.requires_grad and torch.is_grad_enabled() and not self.differentiable:
             raise RCDMError(
-                "this needs the gradient of h in the pictures, which the encoder does not have: use one that torch "
-                "runs, such as the same network as a function or in TorchScript"
+                "the gradient of h in the pictures is needed here, and this encoder has none: use one that torch runs, "
+                "such as the same network as a function or in TorchScript"
             )
         h = self.network((images - self.mean) / self.std)
         # What is no tensor is left as it is, for `load_encoder` to say what came instead of one.

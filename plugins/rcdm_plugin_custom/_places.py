@@ -91,8 +91,10 @@ def find_module(module: str, folder: Path) -> tuple[bool, Path | None]:
         spec = importlib.machinery.PathFinder.find_spec(part, list(spec.submodule_search_locations))
     if spec is None:
         return False, None
-    is_python = spec.has_location and spec.origin is not None and spec.origin.endswith(".py")
-    return True, Path(os.path.abspath(spec.origin)) if is_python and spec.origin else None
+    if not spec.has_location or spec.origin is None or not spec.origin.endswith(".py"):
+        return True, None
+    file = Path(os.path.abspath(spec.origin))
+    return (True, file) if file.is_file() else (False, None)  # one that is loaded may be gone
 
 
 @contextmanager
