@@ -3,6 +3,7 @@
     import rcdm_core as rcdm
     rcdm.providers()                                         {name: Provider}
     encoder = rcdm.load_encoder("dino-vitb16")               images [B, 3, H, W] in [0, 1] -> h [B, dim]
+    file = rcdm.encode("dino-vitb16", "photos/", "h.safetensors")    a folder's representations
     model = rcdm.load("runs/dino-vitb16")                    a trained RCDM
     samples = model.sample(model.encode(images), n=8)        [B, 8, 3, S, S] in [0, 1]
     rcdm.run_probe("invariance", models=[model], images=["x.png"], out="out/")
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .progress import Reporter
     from .provider import IMAGENET_MEAN, IMAGENET_STD, LAYER, Option, Provider, WeightsInfo
     from .registry import find_provider, providers
+    from .representations import Representations, encode
     from .training import TrainConfig, each_checkpoint, train, train_each
     from .weights import load_into, read_state_dict, resolve_weights
 
@@ -62,6 +64,7 @@ _HOME = {
     ".progress": ("Reporter",),
     ".provider": ("IMAGENET_MEAN", "IMAGENET_STD", "LAYER", "Option", "Provider", "WeightsInfo"),
     ".registry": ("find_provider", "providers"),
+    ".representations": ("Representations", "encode"),
     ".training": ("TrainConfig", "each_checkpoint", "train", "train_each"),
     ".weights": ("load_into", "read_state_dict", "resolve_weights"),
 }
@@ -75,6 +78,8 @@ __all__ = [
     "Encoder",
     "load",
     "RCDM",
+    "encode",
+    "Representations",
     "train",
     "TrainConfig",
     "each_checkpoint",

@@ -24,6 +24,7 @@ from torch import Tensor
 from rcdm_core.atomic import make_folder, replace_text, replacing
 from rcdm_core.diffusion import DiffusionConfig
 from rcdm_core.errors import RCDMError
+from rcdm_core.provider_record import ProviderRecord
 from rcdm_core.unet import UNetConfig
 
 if TYPE_CHECKING:
@@ -31,27 +32,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 FILE_NAME = "model.safetensors"
-
-
-@dataclass(frozen=True)
-class ProviderRecord:
-    """The encoder of a bundle: how to get it again, and what is known about it."""
-
-    name: str                           # as it was given to --provider
-    kind: str
-    dim: int
-    image_size: int
-    options: dict[str, Any]
-    weights: str | None                 # absolute path or URL; None: the provider's own
-    weights_digest: str                 # sha256 of the loaded weights
-    label: str | None = None            # what it is called where models are compared; None: as the folder is
-    licence: str | None = None          # of the encoder's weights
-    citation: str | None = None
-    distribution: str | None = None     # the plugin that it came from
-    version: str | None = None
-    resolved: str | None = None         # the name to load it by from any folder, where that is not `name`
-    source: str | None = None           # the user's own file that defines it
-    source_digest: str | None = None    # sha256 of that file at the training
 
 
 @dataclass(frozen=True)
@@ -82,6 +62,7 @@ class BundleConfig:
     versions: dict[str, str]
     recipe: dict[str, Any] = field(default_factory=dict)    # the optimisation, the preset's share of it included
     licence: str | None = None          # of the encoder's weights
+    representations: dict[str, Any] | None = None   # the file that h was taken from; None: computed by the training
     format_version: int = FORMAT_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,7 +75,7 @@ class BundleConfig:
         found = _known(cls, values)
         found["unet"] = UNetConfig.from_dict(found["unet"])
         found["diffusion"] = DiffusionConfig.from_dict(found["diffusion"])
-        found["provider"] = ProviderRecord(**_known(ProviderRecord, found["provider"]))
+        found["provider"] = ProviderRecord.from_dict(found["provider"])
         if found["data"] is not None:
             data = _known(DataRecord, found["data"])
             found["data"] = DataRecord(**{**data, "held_out": tuple(data["held_out"])})

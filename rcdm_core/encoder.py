@@ -296,7 +296,7 @@ def compare_fingerprints(stored: Fingerprint, now: Fingerprint) -> str | None:
     """
     if stored.h.shape != now.h.shape:
         return f"h has {now.h.shape[-1]} dimensions instead of {stored.h.shape[-1]}"
-    distance = _distance(stored.h, now.h)
+    distance = relative_change(stored.h, now.h)
     if distance <= TOLERANCE:
         return None
     by = f"h on the test pictures moved by {distance:.2g} of its spread"
@@ -314,7 +314,7 @@ def source_change(provider: Provider, digest: str | None) -> str:
     return f"its source {provider.source} has changed since then, and "
 
 
-def _distance(stored: Tensor, now: Tensor) -> float:
+def relative_change(stored: Tensor, now: Tensor) -> float:
     """The largest change of h over the pictures (root mean square over dimensions), relative to the spread of h.
 
     The spread is that over the pictures: offsets between dimensions say nothing about pictures and would hide changes.

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from rcdm_core.bundle import BundleConfig, Contents
     from rcdm_core.data.source import ImageSource
+    from rcdm_core.representations.file import Representations
 
 # Part of what `deterministic` promises: another size would give other bits, so it is no option.
 _DETERMINISTIC_BATCH = 8
@@ -50,6 +51,7 @@ class RCDM:
     config     BundleConfig: provider, data, architecture, arguments of the training
     path       the bundle's folder; None when it is not on disk
     name       the label of the training, or else the folder's name, or else the provider's
+    representations  the file that h of originals is taken from where it has them, see `use_representations`
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class RCDM:
         self._encoder = encoder
         self._provider = provider or config.provider.resolved or config.provider.name
         self._weights = weights or config.provider.weights
+        self.representations: Representations | None = None
 
     # what it is
 
@@ -150,6 +153,20 @@ class RCDM:
         self._encoder = encoder
         return encoder
 
+    def use_representations(self, file: Representations | str | Path) -> None:
+        """Take h of originals from a file that `rcdm encode` wrote; what is not in it is computed as before.
+
+        Raises RCDMError for a file that is none, of another encoder, or of pictures that were fitted otherwise.
+        """
+        from rcdm_core.representations.file import Representations
+
+        found = file if isinstance(file, Representations) else Representations(file)
+        fit = self.config.data.fit if self.config.data is not None else "crop"
+        # Bundles that do not say how pictures are resized have encoders that do.
+        how = self.config.provider.interpolation or (self._encoder.interpolation if self._encoder else None)
+        found.check(self.fingerprint, fit=fit, interpolation=how, whose=self.name)
+        self.representations = found
+
     # Not inference_mode: an encoder that is first loaded in here could never be differentiated through afterwards.
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -172,11 +189,21 @@ class RCDM:
     ) -> Tensor:
         """Representations of originals, read at the encoder's size with the fit (crop or pad) of the training.
 
-        images: files or PIL images, or an ImageSource with `indices` into it (None: all).
+        images: files or PIL images, or an ImageSource with `indices` into it (None: all). Those of an ImageSource are
+        taken from `representations` where it has them.
         Returns h [B, dim] float32 on the CPU. Raises UnreadableImage for one that cannot be read.
         """
-        read = self._reader(images)
+        from rcdm_core.data.source import ImageSource
+
         chosen = range(len(images)) if indices is None else indices
+        if self.representations is None or not isinstance(images, ImageSource):
+            return self._encode_read(images, chosen)
+        ids = [images.ids[index] for index in chosen]
+        compute = lambda places: self._encode_read(images, [chosen[place] for place in places]).numpy()  # noqa: E731
+        return torch.from_numpy(self.representations.fill(ids, compute))
+
+    def _encode_read(self, images: Sequence[Any] | ImageSource, chosen: Sequence[int]) -> Tensor:
+        read = self._reader(images)
         parts = []
         with ThreadPoolExecutor(2, "read") as pool:
             for start in range(0, len(chosen), _ENCODER_BATCH):

@@ -12,7 +12,7 @@ import torch
 from rcdm_core import defaults, samplers
 from rcdm_core.atomic import make_folder, replacing
 from rcdm_core.errors import RCDMError
-from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, read_arrays
+from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, h_of, read_arrays
 from rcdm_core.progress import Reporter
 from rcdm_core.report.grid import GridRow, draw_grid, to_pil
 
@@ -60,16 +60,16 @@ def sample_images(
         chosen = choose(images, None if images else default_data(model), [model], count=DEFAULT_PICTURES)
         pictures = list(chosen)
         notes = [*chosen.notes, *chosen.training_notes([model.name], [model])]
+        if model.representations is not None:
+            notes += model.representations.notes([picture.id for picture in chosen])
     names = _file_names(pictures)
     rows = []
     reporter.start(len(pictures) * n, "sampling", unit="sample")
     for picture, name in zip(pictures, names, strict=True):
         h, stream, shown = None, name, np.ones((3, model.image_size, model.image_size), np.float32)
         if picture is not None:
-            fit = fit_of(model)
-            seen = read_arrays([picture], model.encoder.image_size, fit, model.encoder.interpolation)
-            h = model.encode(torch.from_numpy(seen))
-            stream, shown = picture.id, read_arrays([picture], model.image_size, fit)[0]
+            h = torch.from_numpy(h_of(model, [picture]))
+            stream, shown = picture.id, read_arrays([picture], model.image_size, fit_of(model))[0]
         samples = model.sample(
             h,
             n,

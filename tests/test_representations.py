@@ -22,13 +22,14 @@ from rcdm_core import atomic
 from rcdm_core.atomic import replacing
 from rcdm_core.data.folder import ImageFolder
 from rcdm_core.data.shapes import Shapes
-from rcdm_core.encoder import Encoder, fingerprint
+from rcdm_core.encoder import Encoder, Fingerprint, fingerprint
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.progress import Reporter
+from rcdm_core.provider_record import ProviderRecord
+from rcdm_core.representations.rows import Rows, RowWriter
 from rcdm_core.training import representations
 from rcdm_core.training.dataset import Dataset, prepare
 from rcdm_core.training.pixels import PixelReader
-from rcdm_core.training.rows import Rows, RowWriter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,10 +39,15 @@ def encoder(tmp_path: Path) -> Encoder:
     return rcdm.load_encoder(write_encoder(tmp_path / "e.py"), options={"image_size": 8})
 
 
+def record(mark: Fingerprint, name: str = "test") -> ProviderRecord:
+    return ProviderRecord(name, "backbone", mark.h.shape[1], 8, {}, None, mark.weights_digest, interpolation="bicubic")
+
+
 def run_pass(source: Any, encoder: Encoder, cache: Path, **changes: Any) -> Dataset:
+    mark = fingerprint(encoder)
     settings: dict[str, Any] = {
-        "encoder_key": "test",
-        "data_key": source.describe()["fingerprint"],
+        "provider": record(mark),
+        "fit": "crop",
         "image_size": 16,
         "flip": True,
         "cache": cache,
@@ -49,7 +55,7 @@ def run_pass(source: Any, encoder: Encoder, cache: Path, **changes: Any) -> Data
         "device": torch.device("cpu"),
         "reporter": Reporter(),
     }
-    return prepare(source, encoder, fingerprint(encoder), **{**settings, **changes})
+    return prepare(source, encoder, mark, **{**settings, **changes})
 
 
 class Refuses(torch.nn.Module):
@@ -136,8 +142,8 @@ def test_the_second_time_nothing_is_computed_even_under_other_file_names(tmp_pat
     source = ImageFolder(renamed)
     mark = fingerprint(encoder)
     again = prepare(
-        source, Refuses(), mark, encoder_key="test", data_key=source.describe()["fingerprint"], image_size=16,  # type: ignore[arg-type]
-        flip=True, cache=tmp_path / "cache", pixel_limit=2**30, device=torch.device("cpu"), reporter=Reporter(),
+        source, Refuses(), mark, provider=record(mark), fit="crop", image_size=16, flip=True,  # type: ignore[arg-type]
+        cache=tmp_path / "cache", pixel_limit=2**30, device=torch.device("cpu"), reporter=Reporter(),
     )  # fmt: skip
     rows = np.arange(12)
     assert np.array_equal(first.h[rows], again.h[rows])
@@ -154,7 +160,7 @@ def test_same_weights_with_other_preprocessing_are_encoded_again(tmp_path: Path,
 def test_data_encoder_options_and_flips_have_files_of_their_own(tmp_path: Path, encoder: Encoder) -> None:
     mark = fingerprint(encoder)
     variants = [("a", "e", True), ("b", "e", True), ("a", "f", True), ("a", "e", False)]
-    paths = {representations.cache_path(tmp_path, data, key, mark, flip) for data, key, flip in variants}
+    paths = {representations.cache_path(tmp_path, data, record(mark, key), mark, flip) for data, key, flip in variants}
     assert len(paths) == len(variants)
 
 

@@ -15,6 +15,7 @@ from rcdm_cli.options import (
     models_option,
     moved_encoders_options,
     out_option,
+    representations_option,
     sampling_options,
 )
 from rcdm_cli.probe import run_probe, show
@@ -27,6 +28,7 @@ from rcdm_cli.probe import run_probe, show
 @sampling_options
 @json_option
 @moved_encoders_options
+@representations_option
 @compute_options
 def command(out: Path | None, as_json: bool, **arguments: Any) -> None:
     """Measure how faithful a model is to its representation.

@@ -18,7 +18,7 @@ from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import common_options, wants_traceback
 
 # In the order in which a newcomer meets them; each is a module of this package with a click command named `command`.
-COMMANDS = ("demo", "providers", "train", "sample", "probe", "evaluate", "plugin")
+COMMANDS = ("demo", "providers", "encode", "train", "sample", "probe", "evaluate", "plugin")
 
 
 class Failure(click.ClickException):

@@ -134,6 +134,16 @@ provider_options_option = click.option(
     callback=lambda context, parameter, value: parse_assignments(value),
     help="Option of the provider (rcdm providers show NAME lists them); repeatable.",
 )
+representation_option = click.option(
+    "--representations", type=_PATH, metavar="FILE", help="Take h from what rcdm encode wrote, where it has it."
+)
+representations_option = click.option(
+    "--representations",
+    multiple=True,
+    type=_PATH,
+    metavar="FILE",
+    help="Take h from what rcdm encode wrote, where it has it; repeatable, for several models.",
+)
 data_option = click.option("--data", metavar="DIR", help="Folder of images, or shapes[:N[:SEED]].")
 _fit_option = click.option(
     "--fit",

@@ -21,6 +21,7 @@ from rcdm_cli.options import (
     models_or_newest,
     moved_encoders_options,
     out_option,
+    representations_option,
     sampling_options,
 )
 
@@ -77,6 +78,7 @@ def probe_command(probe: Probe) -> click.Command:
     @sampling_options
     @json_option
     @moved_encoders_options
+    @representations_option
     @compute_options
     def run(as_json: bool, **arguments: Any) -> None:
         with only_json(as_json):

@@ -14,6 +14,7 @@ from rcdm_cli.options import (
     models_or_newest,
     moved_encoder_options,
     out_option,
+    representation_option,
     sampling_options,
 )
 
@@ -26,6 +27,7 @@ from rcdm_cli.options import (
 @sampling_options
 @click.option("--deterministic", is_flag=True, help="The same bits whatever else is asked for, in fixed small batches.")
 @moved_encoder_options
+@representation_option
 @compute_options
 def command(
     model: Path | None,
@@ -37,6 +39,7 @@ def command(
     deterministic: bool,
     provider: str | None,
     weights: str | None,
+    representations: Path | None,
     seed: int,
     device: str,
     precision: str,
@@ -51,7 +54,12 @@ def command(
 
     (run,) = models_or_newest([model] if model else [])
     report = reporter()
-    loaded = rcdm_core.load(run, device, provider=provider, weights=weights)
+    # A picture that the file holds needs no encoder; for others it is loaded when it is needed.
+    loaded = rcdm_core.load(
+        run, device, check_encoder=representations is None, provider=provider, weights=weights
+    )
+    if representations is not None:
+        loaded.use_representations(representations)
     folder = out or Path("out") / "sample"
     grid = sample_images(
         loaded,

@@ -51,6 +51,9 @@ class QuotesWanted(click.Command):
 @click.option("--label", metavar="NAME", help="Of this model, where several are compared. [default: its folder's name]")
 @data_option
 @data_reading_options
+@click.option(
+    "--representations", type=click.Path(path_type=Path), metavar="FILE", help="Take h from what rcdm encode wrote."
+)
 @click.option("--held-out", type=CountOrShare(), help="Images never trained on. [default: a tenth, at most 512]")
 @click.option("--flip/--no-flip", default=None, help="Mirror half of the images at random. [default: flip]")
 @out_option("Folder of the trained model, or of several. [default: runs/PROVIDER; several: runs]")

@@ -88,7 +88,7 @@ class Probe:
 _COMMON = frozenset(
     {
         *("models", "images", "data", "out", "seed", "device", "precision", "sampler", "steps", "progress"),
-        *("provider", "weights"),
+        *("provider", "weights", "representations"),
     }
 )
 
@@ -150,7 +150,7 @@ class Context:
     images   the pictures that were asked for, in order (paths, PIL pictures or float tensors [3, H, W] in [0, 1])
     data     where to take held-out pictures from; None: what the first model was trained on, if that is there
     sampler, steps, precision  as for RCDM.sample; the guidance scale is 1 in every probe
-    data_text, provider, weights  as they were given, for the command that repeats the run
+    data_text, provider, weights, representations  as they were given, for the command that repeats the run
     """
 
     probe: Probe
@@ -168,6 +168,7 @@ class Context:
     data_text: str | None = None
     provider: str | None = None
     weights: str | Sequence[str] | None = None
+    representations: Sequence[str] = ()
 
     def begin(self, pictures: Pictures, data: ImageSource | None = None, **found: Any) -> Result:
         """A Result whose provenance is on disk already.
@@ -209,6 +210,9 @@ class Context:
         }
         result = Result(out=self.out, provenance=provenance, notes=[*pictures.notes])
         result.notes += pictures.training_notes(self.names, self.models)
+        files = {model.representations.path: model.representations for model in self.models if model.representations}
+        for file in files.values():
+            result.notes += file.notes([picture.id for picture in pictures])
         result.save()
         return result
 
@@ -229,6 +233,8 @@ class Context:
         for option, given in (("--provider", self.provider), ("--weights", self.weights)):
             for text in [given] if isinstance(given, str) else given or ():
                 words += [option, text]
+        for path in self.representations:
+            words += ["--representations", path]
         words += ["--seed", str(self.seed), "--sampler", self.sampler, "--sampling-steps", str(self.steps)]
         words += ["--device", str(self.models[0].device), "--precision", self.precision]
         return shlex.join([*words, "--out", str(self.out)])
@@ -248,6 +254,7 @@ def run_probe(
     steps: int = defaults.SAMPLING_STEPS,
     provider: str | None = None,
     weights: str | Sequence[str] | None = None,
+    representations: str | Path | Sequence[str | Path] = (),
     progress: Reporter | None = None,
     **params: Any,
 ) -> Result:
@@ -258,6 +265,8 @@ def run_probe(
     None: what the first model was trained on. device: where the models compute (auto, cpu, cuda, cuda:N or mps), None:
     where they are. steps: of the sampler. provider, weights: of the encoders of models that are given as folders, where
     their names or checkpoints have moved since the training; several weights are those of the models in their order.
+    representations: files of `rcdm encode` that h of untransformed pictures is taken from, each for the models whose
+    encoder it is of; what they lack is computed.
     params: the probe's own parameters.
 
     Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device.
@@ -274,8 +283,10 @@ def run_probe(
     complete = probe.complete(params)
     if not models:
         raise RCDMError(f"The probe {name} needs a trained model; give one with --model RUN.")
-    files = weights_of_each(weights, len(models))
-    loaded = [_load(model, device, provider, file) for model, file in zip(models, files, strict=True)]
+    checkpoints = weights_of_each(weights, len(models))
+    loaded = [_load(model, device, provider, file) for model, file in zip(models, checkpoints, strict=True)]
+    files = [representations] if isinstance(representations, (str, Path)) else list(representations)
+    _use_representations(loaded, files)
     for model in loaded:
         check_steps(sampler, model.diffusion, steps)
     context = Context(
@@ -294,6 +305,7 @@ def run_probe(
         data_text=str(data) if isinstance(data, (str, Path)) else None,
         provider=provider,
         weights=weights,
+        representations=[str(path) for path in files],
     )
     result = probe.run(context)
     result.complete = True
@@ -313,6 +325,23 @@ def _load(model: RCDM | str | Path, device: str | None, provider: str | None, we
             "rcdm_core.load."
         )
     return model if place is None else model.to(place)
+
+
+def _use_representations(models: Sequence[RCDM], files: Sequence[str | Path]) -> None:
+    """Give each file to the models whose encoder it is of. Raises RCDMError for one that is of none of them."""
+    if not files:
+        return
+    from rcdm_core.representations.file import Representations
+
+    for path in files:
+        file, refusals = Representations(path), []
+        for model in models:
+            try:
+                model.use_representations(file)
+            except RCDMError as error:
+                refusals.append(error)
+        if len(refusals) == len(models):
+            raise refusals[0]
 
 
 def _open(data: ImageSource | str | Path | None, model: RCDM) -> ImageSource | None:
@@ -358,6 +387,7 @@ def _describe_model(name: str, model: RCDM, precision: str) -> dict[str, Any]:
             "h_digest": hashlib.sha256(model.fingerprint.h.numpy().tobytes()).hexdigest(),
             "licence": config.provider.licence,
         },
+        "representations": model.representations.record() if model.representations is not None else None,
         "data": None
         if config.data is None
         else {"fit": config.data.fit, "fingerprint": config.data.fingerprint, "train_count": config.data.train_count},

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcdm_core.data.images import DEFAULT_INTERPOLATION
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.ranks import chance, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.pictures import Pictures, default_data, fit_of, held_out, read_arrays
+from rcdm_core.probes.pictures import Pictures, default_data, fit_of, h_of, held_out, read_arrays
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
@@ -86,9 +85,8 @@ def _gallery(context: Context, model: RCDM, gallery: Pictures) -> dict[str, np.n
     context.progress.start(len(gallery), f"{model.name}: encoding the gallery", unit="picture")
     for start in range(0, len(gallery), _BATCH):
         part = gallery[start : start + _BATCH]
-        ways = ((model.encoder.image_size, model.encoder.interpolation), (size, DEFAULT_INTERPOLATION))
-        for name, (side, how) in zip(GALLERIES, ways, strict=True):
-            parts[name].append(model.encode(torch.from_numpy(read_arrays(part, side, fit, how))).numpy())
+        parts["originals"].append(h_of(model, part))
+        parts["at image size"].append(model.encode(torch.from_numpy(read_arrays(part, size, fit))).numpy())
         context.progress.update(len(part))
     context.progress.finish()
     return {name: np.concatenate(values) for name, values in parts.items()}

@@ -23,7 +23,17 @@ from rcdm_core.metrics.readout import Readout, fit_readout
 from rcdm_core.metrics.retention import Observed, rendered_retention, variance_ratio
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.pictures import Picture, Pictures, choose, default_data, fit_of, held_out, read_arrays, to_array
+from rcdm_core.probes.pictures import (
+    Picture,
+    Pictures,
+    choose,
+    default_data,
+    fit_of,
+    h_of,
+    held_out,
+    read_arrays,
+    to_array,
+)
 from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick, transformed
 from rcdm_core.provider import Option
 
@@ -196,16 +206,13 @@ def _over_samples(samples: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str,
 
 def _references(context: Context, pool: Pictures) -> list[Reference]:
     """For each model: the distances of h between pictures of the pool, and readouts fitted on it."""
-    import torch
-
     h_parts: list[list[np.ndarray]] = [[] for _ in context.models]
     shown: list[list[np.ndarray]] = [[] for _ in context.models]
     context.progress.start(len(pool), "encoding pictures to compare with", unit="picture")
     for start in range(0, len(pool), _BATCH):
         part = pool[start : start + _BATCH]
         for m, model in enumerate(context.models):
-            seen = read_arrays(part, model.encoder.image_size, fit_of(model), model.encoder.interpolation)
-            h_parts[m].append(model.encode(torch.from_numpy(seen)).numpy().astype(np.float64))
+            h_parts[m].append(h_of(model, part).astype(np.float64))
             shown[m] += [*read_arrays(part, model.image_size, fit_of(model))]
         context.progress.update(len(part))
     context.progress.finish()

@@ -132,6 +132,20 @@ def read_arrays(
     return np.stack([picture.read(size, fit, interpolation) for picture in pictures]).astype(np.float32) / 255
 
 
+def h_of(model: RCDM, pictures: Sequence[Picture]) -> np.ndarray:
+    """h of untransformed pictures, float32 [N, dim]: from the model's file of representations where it has them."""
+    import torch
+
+    def compute(places: Sequence[int]) -> np.ndarray:
+        chosen = [pictures[place] for place in places]
+        seen = read_arrays(chosen, model.encoder.image_size, fit_of(model), model.encoder.interpolation)
+        return model.encode(torch.from_numpy(seen)).numpy()
+
+    if model.representations is None:
+        return compute(range(len(pictures)))
+    return model.representations.fill([picture.id if picture.is_file else None for picture in pictures], compute)
+
+
 def squared(picture: Image.Image, fit: str) -> Image.Image:
     """A square of the picture in its own resolution, or of 1024 pixels where that is less."""
     from rcdm_core.data.images import fit_image

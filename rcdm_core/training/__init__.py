@@ -2,7 +2,7 @@
 
     config.py           what a run can be told, with all defaults
     setup.py            from the arguments to encoder, data and an empty network
-    dataset.py          one pass over the images: representations.py and pixels.py on disk (rows.py)
+    dataset.py          one pass over the images: representations.py and pixels.py
     batches.py          what each step sees, a pure function of (seed, step, index)
     loop.py             the steps
     series.py           one run after another, for several checkpoints of one architecture

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rcdm_core import randomness
-from rcdm_core.training.dataset import Dataset, map_ahead
+from rcdm_core.representations.reading import map_ahead
+from rcdm_core.training.dataset import Dataset
 from rcdm_core.training.pixels import PixelReader
 
 _PREFETCH = 3

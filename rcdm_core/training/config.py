@@ -23,7 +23,7 @@ HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 512
 # compared by `setup`, which can resolve its name.
 FREE_ON_RESUME = (
     "out", "steps", "minutes", "device", "precision", "weights", "save_every", "preview_every", "resume", "cache",
-    "pixel_cache_limit", "provider", "label",
+    "pixel_cache_limit", "provider", "label", "representations",
 )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ class TrainConfig:
     weights: str | None = None          # checkpoint of the encoder; None: the provider's own
     provider_options: Mapping[str, Any] = field(default_factory=dict)
     label: str | None = None            # of this representation, where models are compared; None: the folder's name
+    representations: str | Path | None = None   # a file of rcdm encode that holds h of the data; None: computed
     # data
     fit: str = "crop"                   # crop: centre square; pad: the whole image on a square
     keep_duplicates: bool = False       # links and copies count as pictures of their own
@@ -111,6 +112,8 @@ class TrainConfig:
                 values = {"steps": earlier["steps"], "minutes": earlier["minutes"]}
         if self.weights is not None and "://" not in self.weights:
             values["weights"] = _absolute(self.weights)
+        if self.representations is not None:
+            values["representations"] = _absolute(str(self.representations))
         if self.data and self.data.partition(":")[0] != "shapes":
             values["data"] = _absolute(self.data)
         return replace(self, **values)

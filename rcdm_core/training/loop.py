@@ -23,10 +23,10 @@ from rcdm_core.model import RCDM
 from rcdm_core.precision import computing_in, resolve_device, resolve_precision
 from rcdm_core.presets import PRESETS
 from rcdm_core.progress import Reporter, in_round_words, showing
+from rcdm_core.representations.reading import reading_threads
 from rcdm_core.training.batches import Batch, Batches
 from rcdm_core.training.batchnorm import recompute_statistics
 from rcdm_core.training.config import TrainConfig, learning_rate
-from rcdm_core.training.dataset import reading_threads
 from rcdm_core.training.ema import EMA
 from rcdm_core.training.interrupt import StopRequests, sigterm_as_ctrl_c
 from rcdm_core.training.log import Log
@@ -312,6 +312,7 @@ class Trainer:
             versions=versions(),
             recipe=self.recipe.to_dict(),
             licence=setup.provider.licence,
+            representations=setup.representations,
         )
         save(setup.run, config, contents)
         return RCDM(config, contents, path=setup.run, unet=self.ema.network)

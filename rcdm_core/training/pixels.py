@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rcdm_core.errors import RCDMError, UnreadableImage
-from rcdm_core.training.rows import Rows
+from rcdm_core.representations.rows import Rows
 
 if TYPE_CHECKING:
     from rcdm_core.training.dataset import Dataset

@@ -1,55 +1,93 @@
-"""Representations of a data set on disk: where they are cached, whether a file is the right one, statistics of h."""
+"""Training and files of representations: which one is its cache, h by the dataset's rows, statistics of h."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_core.training.rows import Rows
-
-if TYPE_CHECKING:
-    from rcdm_core.encoder import Fingerprint
+from rcdm_core.encoder import Fingerprint, compare_fingerprints
+from rcdm_core.errors import RCDMError
+from rcdm_core.provider_record import ProviderRecord
+from rcdm_core.representations.file import Representations
+from rcdm_core.representations.rows import Rows
 
 # A dimension whose spread is this much smaller than its own largest value holds float32's rounding, not information.
 _ROUNDING = 1e-6
 _ROWS_AT_ONCE = 1024
+# Of its spread: an h that is further from float32's than this is noisy enough to be seen in samples, which are drawn
+# from float32's.
+MOST_DEVIATION = 0.05
 
 
-def cache_path(folder: Path, data_key: str, encoder_key: str, fingerprint: Fingerprint, flip: bool) -> Path:
+def cache_path(folder: Path, data_key: str, provider: ProviderRecord, fingerprint: Fingerprint, flip: bool) -> Path:
     """Where the representations of this data by this encoder are cached."""
-    parts = ("h 1", data_key, encoder_key, fingerprint.weights_digest, tuple(fingerprint.h.shape), flip)
+    name = provider.resolved or provider.name
+    encoder_key = json.dumps([name, provider.options, provider.image_size, provider.interpolation])
+    parts = ("h 2", data_key, encoder_key, fingerprint.weights_digest, tuple(fingerprint.h.shape), flip)
     return folder / f"h-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.safetensors"
 
 
-def identity(fingerprint: Fingerprint) -> dict[str, np.ndarray]:
-    """The encoder's behaviour on the test images, to be stored beside the representations."""
-    return {"fingerprint.h": fingerprint.h.cpu().float().numpy()}
-
-
-def open_cached(path: Path, fingerprint: Fingerprint, rows: int) -> Rows | None:
-    """The cached file [N, flips, dim], or None when there is none, it is damaged, or the encoder now behaves otherwise.
+def open_cached(path: Path, fingerprint: Fingerprint, pictures: int) -> Representations | None:
+    """The cached file, or None when there is none, it is damaged, or the encoder now behaves otherwise.
 
     The weights' digest is in the file's name; code and preprocessing can change under the same weights, so the
-    fingerprint's h is compared too.
+    fingerprint's h is compared too. pictures: how many the data has, the unreadable ones included.
     """
-    from rcdm_core.encoder import Fingerprint, compare_fingerprints
-
     try:
-        cached = Rows(path)
-        stored = Fingerprint(fingerprint.weights_digest, torch.from_numpy(cached.beside("fingerprint.h")))
-    except (OSError, ValueError, KeyError):
+        cached = Representations(path)
+        whole = len(cached) + len(cached.skipped) == pictures
+    except (RCDMError, ValueError, TypeError, KeyError):
         return None
-    if len(cached) != rows or compare_fingerprints(stored, fingerprint) is not None:
-        return None
-    return cached
+    return cached if whole and compare_fingerprints(cached.mark, fingerprint) is None else None
 
 
-def statistics(h: Rows, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+def check_for_training(file: Representations, *, flip: bool) -> None:
+    """Raise RCDMError when the file lacks the mirror images that a training needs, or is too coarse for one."""
+    if flip and not file.about.flip:
+        raise RCDMError(
+            f"{file.path} has no h of mirrored pictures: encode them with --flip, or train with --no-flip."
+        )
+    if file.about.deviation > MOST_DEVIATION:
+        raise RCDMError(
+            f"The {file.about.precision} h in {file.path} is off by {file.about.deviation:.2g} of its spread from that "
+            f"of float32, which samples are drawn from, and {MOST_DEVIATION:g} is the most that training takes; encode "
+            "with --precision float32."
+        )
+
+
+class HOfRows:
+    """h of a dataset's rows, out of a file: `h[rows]` is float32 [n, flips, dim].
+
+    places  [N] the row in the file of each row of the dataset; -1: it could not be read and is never asked for
+    """
+
+    def __init__(self, file: Representations, places: np.ndarray, flip: bool) -> None:
+        self.file, self.places, self.flips = file, places, 2 if flip else 1
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self.file.path
+
+    @property
+    def row_shape(self) -> tuple[int, int]:
+        """Shape of one row."""
+        return self.flips, self.file.dim
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, rows: np.ndarray | slice) -> np.ndarray:
+        """Copies of the rows."""
+        return self.file.h(self.places[rows])[:, : self.flips]
+
+
+def statistics(h: HOfRows | Rows, rows: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [dim] of the given rows, all flips, in one streaming pass (float64, Chan's update).
 
     A dimension that never varies, but for rounding, gets 1: its own standard deviation would blow rounding noise up to

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rcdm_core.atomic import explain_failures, make_folder, replace_text
-from rcdm_core.bundle import FILE_NAME, DataRecord, ProviderRecord, id_prefix
+from rcdm_core.bundle import FILE_NAME, DataRecord, id_prefix
 from rcdm_core.data.cache_dir import cache_dir
 from rcdm_core.data.shapes import open_data
 from rcdm_core.data.source import ImageSource, data_fingerprint, split
@@ -25,10 +24,13 @@ from rcdm_core.errors import RCDMError
 from rcdm_core.presets import PRESETS
 from rcdm_core.progress import Reporter
 from rcdm_core.provider import Provider
-from rcdm_core.registry import find_provider, source_of
+from rcdm_core.provider_record import ProviderRecord, record_of
+from rcdm_core.registry import find_provider
+from rcdm_core.representations.file import Representations
+from rcdm_core.representations.reading import content_order
 from rcdm_core.training.config import TrainConfig, default_held_out, learning_rate
-from rcdm_core.training.dataset import Dataset, content_order, prepare
-from rcdm_core.training.representations import statistics
+from rcdm_core.training.dataset import Dataset, prepare
+from rcdm_core.training.representations import check_for_training, statistics
 from rcdm_core.training.state import SavedState, find_state, locked
 
 _SHOWN = 20  # unreadable pictures; all of them are in skipped.txt
@@ -49,6 +51,7 @@ class Setup:
     provider: ProviderRecord
     data: DataRecord
     train_ids: Tensor
+    representations: dict[str, Any] | None      # the file that the user gave
     saved: SavedState | None
     identity: dict[str, Any]
 
@@ -82,21 +85,30 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
     source = open_data(config.data, fit=config.fit, keep_duplicates=config.keep_duplicates)
     held_out = default_held_out(len(set(source.ids))) if config.held_out is None else config.held_out
     training, held = split(source.ids, held_out)
+    # Before the encoder is loaded: a name that is misspelt should not take a minute to be found.
+    given = None if config.representations is None else Representations(config.representations)
     encoder = load_encoder(provider, weights=config.weights, device=device, options=options)
     mark = fingerprint(encoder)
     conditioning = _conditioning(config, encoder)
+    if given is not None:
+        given.check(mark, fit=config.fit, interpolation=encoder.interpolation, whose=f"--provider {config.provider}")
+        check_for_training(given, flip=config.flip)
+        if (remark := given.remark()) is not None:
+            reporter.log(remark)
+    record = record_of(config.provider, provider, config.weights, options, encoder, mark, config.label)
     dataset = prepare(
         source,
         encoder,
         mark,
-        encoder_key=json.dumps([provider.name, _jsonable(options), encoder.image_size, encoder.interpolation]),
-        data_key=f"{data_fingerprint(source.ids)} {config.fit}",
+        provider=record,
+        fit=config.fit,
         image_size=int(PRESETS[config.preset].unet["image_size"]),
         flip=config.flip,
         cache=Path(config.cache) if config.cache is not None else cache_dir("training"),
         pixel_limit=config.pixel_cache_limit,
         device=device,
         reporter=reporter,
+        given=given,
     )
     list_skipped(run, source)
     row_of = np.empty(len(source), np.int64)
@@ -112,6 +124,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         "data": data_fingerprint(ids[int(dataset.order[row])] for row in train_rows),
         "weights_digest": mark.weights_digest,
         "source_digest": provider.source_digest(),
+        "h_precision": dataset.h.file.about.precision,
     }
     if saved is not None:
         h_mean, h_std = _continue_with(saved, identity, mark, provider)
@@ -128,7 +141,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         h_mean=h_mean,
         h_std=h_std,
         fingerprint=mark,
-        provider=_provider_record(config, provider, options, encoder, mark),
+        provider=record,
         data=DataRecord(
             description=source.describe(),
             fit=config.fit,
@@ -137,6 +150,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
             held_out=tuple(ids[int(dataset.order[row])] for row in held_out_rows),
         ),
         train_ids=_train_ids(source, dataset, train_rows),
+        representations=None if given is None else given.record(),
         saved=saved,
         identity=identity,
     )
@@ -227,6 +241,12 @@ def _continue_with(
     run = saved.folder.parent.parent
     if saved.identity["data"] != identity["data"]:
         raise RCDMError(f"The images of {run} have changed since it began; restore them, or choose another --out.")
+    precision = saved.identity.get("h_precision", "float32")
+    if precision != identity["h_precision"]:
+        raise RCDMError(
+            f"{run} was started with representations in {precision}, and these are in {identity['h_precision']}; give "
+            "the same file with --representations, or choose another --out."
+        )
     tensors = saved.encoder()
     before = Fingerprint(saved.identity["weights_digest"], tensors["fingerprint.h"])
     difference = compare_fingerprints(before, now)
@@ -249,31 +269,6 @@ def _conditioning(config: TrainConfig, encoder: Encoder) -> str:
     return config.conditioning
 
 
-def _provider_record(
-    config: TrainConfig, provider: Provider, options: Mapping[str, Any], encoder: Encoder, mark: Fingerprint
-) -> ProviderRecord:
-    origin = source_of(provider.name)
-    # The licence that a provider declares is that of its own weights, not of a checkpoint that the user brings.
-    own = provider.own_weights(options) if config.weights is None else None
-    return ProviderRecord(
-        name=config.provider,
-        kind=provider.kind,
-        dim=encoder.dim,
-        image_size=encoder.image_size,
-        options=_jsonable(options),
-        weights=config.weights,
-        weights_digest=mark.weights_digest,
-        label=config.label,
-        licence=own.licence_text if own else None,
-        citation=own.citation if own else None,
-        distribution=origin.distribution,
-        version=origin.version,
-        resolved=provider.name if provider.name != config.provider else None,
-        source=str(provider.source) if provider.source is not None else None,
-        source_digest=provider.source_digest(),
-    )
-
-
 def list_skipped(run: Path, source: ImageSource) -> str | None:
     """Write which pictures cannot be read, and why, to skipped.txt; returns what to tell the user (None: nothing)."""
     lines = [f"{name}: {reason}" for name, reason in source.skipped]
@@ -286,7 +281,3 @@ def list_skipped(run: Path, source: ImageSource) -> str | None:
 
 def _train_ids(source: ImageSource, dataset: Dataset, rows: np.ndarray) -> Tensor:
     return torch.tensor(sorted({id_prefix(source.ids[int(dataset.order[row])]) for row in rows}), dtype=torch.int64)
-
-
-def _jsonable(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}

@@ -21,14 +21,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rcdm_core.atomic import create_folder, explain_failures, replace_text
+from rcdm_core.atomic import create_folder, replace_text
 from rcdm_core.errors import RCDMError
+from rcdm_core.locks import holding
 from rcdm_core.training.ema import EMA
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _FORMAT = 1
 _POINTER = "latest"
@@ -58,19 +54,8 @@ def locked(run: Path) -> Iterator[None]:
     Where there are no such locks (Windows, some network file systems) nothing is kept out. Raises RCDMError when
     another training is in there.
     """
-    path = run / "training" / _LOCK
-    with explain_failures(path):
-        handle = path.open("a")
-    with handle:  # closing it is what lets go
-        if fcntl is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RCDMError(
-                    f"{run} is being trained by another process; wait for it, or choose another --out."
-                ) from None
-            except OSError:  # a file system without locks
-                pass
+    refusal = f"{run} is being trained by another process; wait for it, or choose another --out."
+    with holding(run / "training" / _LOCK, refusal):
         yield
 
 

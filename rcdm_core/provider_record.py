@@ -1,0 +1,79 @@
+"""What is written down about an encoder wherever its representations are kept: how to get it again, and its licence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from rcdm_core.registry import source_of
+
+if TYPE_CHECKING:
+    from rcdm_core.encoder import Encoder, Fingerprint
+    from rcdm_core.provider import Provider
+
+
+@dataclass(frozen=True)
+class ProviderRecord:
+    """An encoder: how to get it again, and what is known about it."""
+
+    name: str                           # as it was given to --provider
+    kind: str
+    dim: int
+    image_size: int
+    options: dict[str, Any]
+    weights: str | None                 # absolute path or URL; None: the provider's own
+    weights_digest: str                 # sha256 of the loaded weights
+    label: str | None = None            # what it is called where models are compared; None: as the folder is
+    licence: str | None = None          # of the encoder's weights
+    citation: str | None = None
+    distribution: str | None = None     # the plugin that it came from
+    version: str | None = None
+    resolved: str | None = None         # the name to load it by from any folder, where that is not `name`
+    source: str | None = None           # the user's own file that defines it
+    source_digest: str | None = None    # sha256 of that file when this was written down
+    interpolation: str | None = None    # how files are brought to image_size; None: not written down
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ProviderRecord:
+        """From JSON, without what an earlier version recorded and this one has no use for. Raises TypeError."""
+        names = {entry.name for entry in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+
+def record_of(
+    name: str,
+    provider: Provider,
+    weights: str | None,
+    options: Mapping[str, Any],
+    encoder: Encoder,
+    mark: Fingerprint,
+    label: str | None = None,
+) -> ProviderRecord:
+    """The record of an encoder that was loaded by `name` with `weights` and complete `options`."""
+    origin = source_of(provider.name)
+    # The licence that a provider declares is that of its own weights, not of a checkpoint that the user brings.
+    own = provider.own_weights(options) if weights is None else None
+    return ProviderRecord(
+        name=name,
+        kind=provider.kind,
+        dim=encoder.dim,
+        image_size=encoder.image_size,
+        options=jsonable(options),
+        weights=weights,
+        weights_digest=mark.weights_digest,
+        label=label,
+        licence=own.licence_text if own else None,
+        citation=own.citation if own else None,
+        distribution=origin.distribution,
+        version=origin.version,
+        resolved=provider.name if provider.name != name else None,
+        source=str(provider.source) if provider.source is not None else None,
+        source_digest=provider.source_digest(),
+        interpolation=encoder.interpolation,
+    )
+
+
+def jsonable(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as JSON has them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
