@@ -68,6 +68,8 @@ class BatchEncoder:
         return fingerprint_images(self.encoder.image_size).to(self.device)
 
     def _fastest_layout(self, mark: Fingerprint) -> torch.memory_format:
+        if sum(weight.ndim == 4 for weight in self.encoder.parameters()) < 2:  # a transformer's cutting into patches
+            return torch.contiguous_format
         self.layout = torch.channels_last
         try:
             self.encoder.to(memory_format=self.layout)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +108,8 @@ def finish(
         "ids": packed([source.ids[index] for index in chosen]),
         "names": _text([source.names[index] for index in chosen]),
         "skipped": _text(skipped),
-        "about": _text(described.to_dict()),
+        # Described anew, because what cannot be read was not known before.
+        "about": _text(replace(described, data=source.describe()).to_dict()),
     }
     if source.labels is not None:
         beside["labels"] = np.array([source.labels[index] for index in chosen], np.int32)

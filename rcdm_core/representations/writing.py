@@ -96,8 +96,10 @@ def encode(
     make_folder(out.parent)
     work = _Encoding(out, source, about, mark, batch_encoder, reporter)
     with holding(work.lock, f"{out} is being written by another process; wait for it, or choose another --out."):
-        work.run(encoder, batch_size, workers or reading_threads())
-        work.lock.unlink(missing_ok=True)
+        try:
+            work.run(encoder, batch_size, workers or reading_threads())
+        finally:
+            work.lock.unlink(missing_ok=True)
     result = Representations(out)
     for line in (_list_skipped(result), result.remark()):
         if line is not None:

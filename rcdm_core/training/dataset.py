@@ -178,7 +178,8 @@ class _Pass:
         readings = [seen] * encoding + [drawn] * (drawing or not encoding)
         encode = BatchEncoder(self.encoder, self.fingerprint, self.device) if h_path is not None else None
         blank = np.zeros((3, size, size), np.uint8)
-        reporter.start(len(self.order), "reading and encoding the images", unit="image")
+        what = "reading and encoding the images" if encoding else "reading the images"
+        reporter.start(len(self.order), what, unit="image")
         with contextlib.ExitStack() as stack:
             # Entered in this order, the pixels are renamed first: once h exists, the whole pass is known to be done.
             h_file = pixel_file = None

@@ -1,0 +1,350 @@
+"""Files of representations: what is in them, taking one up again, and what stands in for the encoder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from cli_runner import error_of, rcdm
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from training_fixtures import Recorder, write_encoder, write_images
+
+from rcdm_core import RCDMError, Representations, TrainConfig, encode, load, train
+from rcdm_core.bundle import read
+from rcdm_core.data.folder import ImageFolder
+from rcdm_core.data.images import content_hash
+from rcdm_core.encoder import fingerprint, load_encoder
+from rcdm_core.representations.encoding import BatchEncoder
+from rcdm_core.representations.file import packed
+from rcdm_core.training import dataset
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CONVOLUTIONS = """
+import torch
+from torch import nn
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.view(len(x), -1)   # refuses pictures that lie channels-last in memory
+
+def strict():
+    return build(Flat())
+
+def build(last=None):
+    torch.manual_seed(0)
+    last = last or nn.Flatten()
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), last, nn.Linear(128, 5))
+"""
+
+
+class Interrupts(Recorder):
+    """Presses Ctrl-C after some batches."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.left = batches
+
+    def update(self, advance: float = 1, **numbers: float) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def provider(tmp_path: Path) -> str:
+    return write_encoder(tmp_path / "encoder.py")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    for label, count in (("cat", 20), ("dog", 30)):
+        write_images(folder / label, count, seed=count)
+    return folder
+
+
+def run(provider: str, images: Path, out: Path, **changes: Any) -> Representations:
+    return encode(provider, images, out, **{"options": {"image_size": 8}, "device": "cpu", **changes})
+
+
+def test_h_is_that_of_the_plain_network_on_each_file(tmp_path: Path) -> None:
+    """ResNet-50 with torchvision's own normalisation, on files whose centre square is read without resizing."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    random = np.random.RandomState(0)
+    for number in range(5):
+        pixels = random.randint(0, 256, (224, 260, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    result = encode("random-resnet50", folder, tmp_path / "h.safetensors", device="cpu", flip=True)
+    network = torchvision.models.resnet50(weights=None)
+    network.fc = torch.nn.Identity()  # type: ignore[assignment]
+    network.load_state_dict(load_encoder("random-resnet50").network.state_dict())
+    network.eval()
+    prepare = torchvision.transforms.Compose(
+        [
+            torchvision.transforms.CenterCrop(224),
+            torchvision.transforms.ToTensor(),
+            torchvision.transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    for row, name in enumerate(result.names):
+        x = prepare(Image.open(folder / name))[None]
+        with torch.no_grad():
+            expected = torch.stack([network(x)[0], network(x.flip(-1))[0]]).numpy()
+        assert np.abs(result.h(np.array([row]))[0] - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_names_labels_and_ids_are_those_of_the_files(provider: str, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "h.safetensors"
+    result = run(provider, images, out)
+    with safe_open(str(out), "np") as stored:  # as any other program reads it
+        names = json.loads(stored.get_tensor("names").tobytes())
+        about = json.loads(stored.get_tensor("about").tobytes())
+        labels, ids, h = (stored.get_tensor(key) for key in ("labels", "ids", "h"))
+    assert h.shape == (50, 5) and h.dtype == np.float32 and np.array_equal(h, result.h()[:, 0])
+    assert sorted(names) == sorted(str(path.relative_to(images)) for path in images.glob("*/*"))
+    assert [about["label_names"][label] for label in labels] == [name.partition("/")[0] for name in names]
+    assert [bytes(key).hex() for key in ids] == [content_hash(images / name) for name in names] == result.ids
+    assert names == result.names and labels.tolist() == result.labels
+    assert about["provider"]["name"] == provider and about["provider"]["options"]["image_size"] == 8
+    assert about["fit"] == "crop" and about["precision"] == "float32" and "torch" in about["versions"]
+    encoder = load_encoder(provider, options={"image_size": 8})
+    source = ImageFolder(images)
+    pixels = np.stack([source.get(source.names.index(name), 8) for name in names])
+    assert np.allclose(h, encoder(torch.from_numpy(pixels).float() / 255), atol=1e-5)
+
+
+def test_rows_are_found_by_id_and_what_is_missing_is_computed(provider: str, images: Path, tmp_path: Path) -> None:
+    result = run(provider, images, tmp_path / "h.safetensors")
+    rows = [49, 0, 17]
+    absent = ["00" * 32, "ff" * 32, "7f" * 31 + "00"]
+    assert result.find([result.ids[row] for row in rows] + absent).tolist() == [*rows, -1, -1, -1]
+    asked: list[list[int]] = []
+
+    def compute(places: list[int]) -> np.ndarray:
+        asked.append(places)
+        return np.full((len(places), 5), 7, np.float32)
+
+    h = result.fill([result.ids[3], absent[0], None], compute)
+    assert asked == [[1, 2]] and (h[1:] == 7).all() and np.array_equal(h[0], result.h()[3, 0])
+    assert np.array_equal(packed(["00ff" * 16]), np.tile(np.array([[0, 255]], np.uint8), 16))
+
+
+def test_networks_that_cannot_take_channels_last_pictures_give_the_same(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.py").write_text(CONVOLUTIONS)
+    names = [f"custom:{tmp_path}/c.py:{function}" for function in ("build", "strict")]
+    encoders = [load_encoder(name, options={"image_size": 8}) for name in names]
+    layouts = [BatchEncoder(one, fingerprint(one), torch.device("cpu")).layout for one in encoders]
+    assert layouts == [torch.channels_last, torch.contiguous_format]
+    h = [run(name, images, tmp_path / f"{number}").h() for number, name in enumerate(names)]
+    assert np.allclose(*h, atol=1e-6)
+
+
+def test_a_stopped_encoding_goes_on_to_the_same_bits(provider: str, images: Path, tmp_path: Path) -> None:
+    (images / "cat" / "bad.png").write_text("this is no picture")
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "h.safetensors"
+    run(provider, images, whole, batch_size=4)
+    for batches in (3, 5):
+        reporter = Interrupts(batches)
+        with pytest.raises(KeyboardInterrupt):
+            run(provider, images, out, batch_size=4, progress=reporter)
+        assert "the same command goes on" in reporter.lines[-1] and not out.exists()
+    recorder = Recorder()
+    result = run(provider, images, out, batch_size=4, progress=recorder)
+    assert recorder.started == [(51, "encoding", 32)]  # 3 and 5 batches of 4 were not computed again
+    assert out.read_bytes() == whole.read_bytes()
+    assert [name for name, _, _ in result.skipped] == ["cat/bad.png"]
+    assert {path.name for path in tmp_path.glob("h.*")} == {"h.safetensors"}
+
+
+def test_a_killed_encoding_goes_on_to_the_same_bits(provider: str, images: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "h.safetensors"
+    run(provider, images, whole, batch_size=4)
+    script = f"""
+import os, signal, torch, rcdm_core
+torch.set_num_threads(1)
+class Kills(rcdm_core.Reporter):
+    done = 0
+    def update(self, advance=1, **numbers):
+        self.done += 1
+        if self.done == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+rcdm_core.encode({provider!r}, {str(images)!r}, {str(out)!r}, options={{"image_size": 8}}, device="cpu", batch_size=4,
+                 progress=Kills())
+"""
+    assert subprocess.run([sys.executable, "-c", script], env=os.environ).returncode == -signal.SIGKILL
+    with (tmp_path / "h.safetensors.partial").open("r+b") as partial:  # the last batch did not reach the disk whole
+        partial.seek(-3, os.SEEK_END)
+        partial.write(b"\0\0\0")
+    with (tmp_path / "h.safetensors.partial.json").open("a") as journal:
+        journal.write('{"done": 16, "ro')
+    recorder = Recorder()
+    run(provider, images, out, batch_size=4, progress=recorder)
+    assert recorder.started == [(50, "encoding", 8)]
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_only_the_same_work_is_taken_up(provider: str, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "h.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(provider, images, out, batch_size=4, progress=Interrupts(2))
+    other = write_encoder(tmp_path / "other.py", seed=1)
+    for changes, words in (
+        ({"provider": other}, "the encoder .*other weights"),
+        ({"flip": True}, "--flip"),
+        ({"precision": "bf16"}, "--precision"),
+        ({"fit": "pad"}, "--fit"),
+        ({"images": write_images(tmp_path / "more", 3)}, "--data"),
+    ):
+        with pytest.raises(RCDMError, match=rf"begun with something else: {words}"):
+            run(**{"provider": provider, "images": images, "out": out, **changes})  # type: ignore[arg-type]
+    run(provider, images, out)
+    recorder = Recorder()
+    run(provider, images, out, progress=recorder)
+    assert recorder.started == [] and "complete already" in recorder.lines[0]
+    with pytest.raises(RCDMError, match="there already, with another --flip"):
+        run(provider, images, out, flip=True)
+    with pytest.raises(RCDMError, match=r"there already: .* was made by another encoder"):
+        run(other, images, out)
+
+
+def test_unreadable_files_are_skipped_and_a_folder_of_them_is_an_error(provider: str, tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "images", 4)
+    for number in range(2):
+        (folder / f"bad{number}.png").write_text(f"no picture {number}")
+    recorder = Recorder()
+    result = run(provider, folder, tmp_path / "h.safetensors", progress=recorder)
+    assert len(result) == 4 and sorted(name for name, _, _ in result.skipped) == ["bad0.png", "bad1.png"]
+    assert all("not an image" in reason for _, _, reason in result.skipped)
+    assert "Skipped 2 pictures" in recorder.lines[-1] and "bad1.png: it is not an image" in recorder.lines[-1]
+    for number in range(2, 6):
+        (folder / f"bad{number}.png").write_text(f"no picture {number}")
+    with pytest.raises(RCDMError, match="6 of 10"):
+        run(provider, folder, tmp_path / "other.safetensors")
+    assert not list(tmp_path.glob("other.*"))
+
+
+def test_bf16_is_recorded_with_what_it_costs(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.py").write_text(CONVOLUTIONS)
+    name, recorder = f"custom:{tmp_path}/c.py:build", Recorder()
+    exact = run(name, images, tmp_path / "a")
+    coarse = run(name, images, tmp_path / "b", precision="bf16", progress=recorder)
+    assert (exact.about.precision, exact.about.deviation, exact.remark()) == ("float32", 0.0, None)
+    assert coarse.about.precision == "bf16" and 1e-4 < coarse.about.deviation < 0.05
+    assert "computed in bf16" in recorder.lines[-1]
+    spread = exact.h().std(0).mean()
+    assert 0 < np.abs(exact.h() - coarse.h()).max() < 0.2 * spread
+
+
+def test_a_training_from_a_file_is_the_one_without_it(
+    arguments: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = arguments()
+    file = run(config.provider, Path(str(config.data)), tmp_path / "h.safetensors", flip=True)
+    without = train(config)
+    def refuse(*_: object) -> None:
+        raise AssertionError("h was computed although it is in the file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "BatchEncoder", refuse)
+        given = train(arguments(out=tmp_path / "given", representations=file.path, cache=tmp_path / "fresh"))
+    (_, before), (record, after) = read(without), read(given)
+    assert record.representations is not None and record.representations["path"] == str(file.path)
+    for name, value in before.named().items():
+        assert torch.equal(value, after.named()[name]), name
+    resumed = arguments(out=tmp_path / "given", cache=tmp_path / "fresh", steps=8, resume=True)
+    assert read(train(resumed))[0].step == 8  # the file is not needed any more
+
+
+def test_a_file_that_does_not_fit_a_training_is_refused(arguments: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    config = arguments()
+    images = Path(str(config.data))
+    file = run(config.provider, images, tmp_path / "h.safetensors").path
+    with pytest.raises(RCDMError, match="encode them with --flip, or train with --no-flip"):
+        train(arguments(representations=file))
+    with pytest.raises(RCDMError, match=r"encoded with --fit crop, but --provider .* has pad"):
+        train(arguments(representations=file, flip=False, fit="pad"))
+    other = write_encoder(tmp_path / "other.py", seed=1)
+    with pytest.raises(RCDMError, match="made by another encoder"):
+        train(arguments(representations=file, flip=False, provider=other))
+    write_images(images, 41, seed=5)
+    with pytest.raises(RCDMError, match=r"41 of 41 pictures are not in .*h\.safetensors, such as 0"):
+        train(arguments(representations=file, flip=False))
+    with pytest.raises(RCDMError, match="There is no"):
+        train(arguments(representations=tmp_path / "none.safetensors"))
+
+
+def test_files_that_are_none_end_with_a_sentence(provider: str, images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "h.safetensors"
+    run(provider, images, out)
+    content = out.read_bytes()
+    damaged = tmp_path / "damaged.safetensors"
+    tensors = load_file(out)
+    for wrong, words in (
+        (content[:-1], "is truncated"),
+        (content[:100], "is not a safetensors file"),
+        (b"", "is not a safetensors file"),
+        (content.replace(b"rcdm representations", b"some representations"), "holds no representations"),
+        (content.replace(b'"version": "1"', b'"version": "2"'), "newer version"),
+        (content.replace(b'"provider"', b'"providor"'), "is damaged"),
+    ):
+        damaged.write_bytes(wrong)
+        with pytest.raises(RCDMError, match=words):
+            Representations(damaged)
+    save_file({"h": tensors["h"], "w": np.ones(3, np.float16)}, damaged)
+    with pytest.raises(RCDMError, match="holds no representations"):
+        Representations(damaged)
+    with pytest.raises(RCDMError, match="cannot be read"):
+        Representations(tmp_path)
+
+
+def test_from_the_command_line_to_samples(arguments: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    config = arguments(flip=False)
+    images, out = Path(str(config.data)), tmp_path / "h.safetensors"
+    common = ("--provider", config.provider, "--provider-option", "image_size=8", "--device", "cpu")
+    result = rcdm("encode", *common, "--data", images, "--out", out)
+    assert result.exit_code == 0 and "40 representations with 5 numbers each" in result.output
+    assert "is a folder" in error_of("encode", *common, "--data", images, "--out", tmp_path)
+    train(config)
+    (tmp_path / "encoder.py").unlink()  # what the file holds needs no encoder
+    sample = ("sample", "--model", tmp_path / "run", "-n", "1", "--sampling-steps", "1", "--device", "cpu")
+    given = (*sample, "--image", images / "003.png", "--out", tmp_path / "drawn")
+    assert rcdm(*given, "--representations", out).exit_code == 0
+    assert "cannot be loaded" in error_of(*given)
+    write_images(tmp_path / "new", 1, seed=9)
+    missing = (*sample, "--image", tmp_path / "new" / "000.png", "--out", tmp_path / "new-drawn")
+    assert "cannot be loaded" in error_of(*missing, "--representations", out)
+
+
+def test_probes_take_the_gallery_from_the_file(arguments: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    config = arguments(flip=False, held_out=20)
+    images, out = Path(str(config.data)), tmp_path / "h.safetensors"
+    file = run(config.provider, images, out)
+    model = train(config)
+    faith = ("evaluate", "--model", model, "--data", images, "--sampling-steps", "1", "--precision", "float32")
+    for name, more in (("with", ("--representations", out)), ("without", ())):
+        result = rcdm(*faith, "--out", tmp_path / name, *more)
+        assert result.exit_code == 0, result.output
+    found = {name: json.loads((tmp_path / name / "result.json").read_text()) for name in ("with", "without")}
+    assert found["with"]["images"] == found["without"]["images"]
+    assert found["with"]["models"][0]["representations"]["path"] == str(out)
+    assert f"--representations {out}" in found["with"]["command"]
+    loaded = load(model)
+    loaded.use_representations(file)
+    source = ImageFolder(images)
+    assert np.allclose(loaded.encode_files(source), load(model).encode_files(source), atol=1e-6)
+    other = run(write_encoder(tmp_path / "other.py", seed=1), images, tmp_path / "other.safetensors")
+    assert "made by another encoder" in error_of(*faith, "--out", tmp_path / "o", "--representations", other.path)
