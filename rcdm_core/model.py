@@ -298,3 +298,18 @@ class RCDM:
         if not math.isfinite(float(x0.sum())):
             raise RCDMError(f"{self.name} gave a sample that is not finite; try --precision float32.")
         return x0.add(1).div(2).clamp(0, 1).float().cpu()
+
+
+def share_representations(models: Sequence[RCDM], files: Sequence[str | Path]) -> None:
+    """Give each file to the models whose encoder it is of. Raises RCDMError for one that is of none of them."""
+    from rcdm_core.representations.file import Representations
+
+    for path in files:
+        file, refusals = Representations(path), []
+        for model in models:
+            try:
+                model.use_representations(file)
+            except RCDMError as error:
+                refusals.append(error)
+        if len(refusals) == len(models):
+            raise refusals[0]

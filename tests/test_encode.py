@@ -348,3 +348,21 @@ def test_probes_take_the_gallery_from_the_file(arguments: Callable[..., TrainCon
     assert np.allclose(loaded.encode_files(source), load(model).encode_files(source), atol=1e-6)
     other = run(write_encoder(tmp_path / "other.py", seed=1), images, tmp_path / "other.safetensors")
     assert "made by another encoder" in error_of(*faith, "--out", tmp_path / "o", "--representations", other.path)
+
+
+def test_a_training_from_bf16_says_so_or_refuses(
+    arguments: Callable[..., TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = arguments(flip=False)
+    file = run(config.provider, Path(str(config.data)), tmp_path / "h.safetensors", precision="bf16")
+    assert file.about.deviation > 0
+    given = arguments(flip=False, representations=file.path)
+    recorder = Recorder()
+    record = read(train(given, progress=recorder))[0]
+    assert any("computed in bf16" in line for line in recorder.lines)
+    assert record.representations is not None and record.representations["precision"] == "bf16"
+    with pytest.raises(RCDMError, match="representations in bf16, and these are in float32"):
+        train(arguments(flip=False, resume=True, steps=8))
+    monkeypatch.setattr("rcdm_core.training.representations.MOST_DEVIATION", file.about.deviation / 2)
+    with pytest.raises(RCDMError, match="encode with --precision float32"):
+        train(arguments(flip=False, representations=file.path, out=tmp_path / "other"))

@@ -272,6 +272,7 @@ def run_probe(
     Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device.
     """
     from rcdm_core import registry
+    from rcdm_core.model import share_representations
     from rcdm_core.samplers import check_steps
 
     known = registry.probes()
@@ -286,7 +287,7 @@ def run_probe(
     checkpoints = weights_of_each(weights, len(models))
     loaded = [_load(model, device, provider, file) for model, file in zip(models, checkpoints, strict=True)]
     files = [representations] if isinstance(representations, (str, Path)) else list(representations)
-    _use_representations(loaded, files)
+    share_representations(loaded, files)
     for model in loaded:
         check_steps(sampler, model.diffusion, steps)
     context = Context(
@@ -325,23 +326,6 @@ def _load(model: RCDM | str | Path, device: str | None, provider: str | None, we
             "rcdm_core.load."
         )
     return model if place is None else model.to(place)
-
-
-def _use_representations(models: Sequence[RCDM], files: Sequence[str | Path]) -> None:
-    """Give each file to the models whose encoder it is of. Raises RCDMError for one that is of none of them."""
-    if not files:
-        return
-    from rcdm_core.representations.file import Representations
-
-    for path in files:
-        file, refusals = Representations(path), []
-        for model in models:
-            try:
-                model.use_representations(file)
-            except RCDMError as error:
-                refusals.append(error)
-        if len(refusals) == len(models):
-            raise refusals[0]
 
 
 def _open(data: ImageSource | str | Path | None, model: RCDM) -> ImageSource | None:
