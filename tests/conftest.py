@@ -10,7 +10,8 @@ import pytest
 import torch
 from training_fixtures import arguments, micro, one_thread  # noqa: F401  (fixtures that several files use)
 
-torch.set_num_threads(2)
+# Fixed, for the bits; one where other work competes for the processors: OMP_NUM_THREADS=1.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture(autouse=True, scope="session")
