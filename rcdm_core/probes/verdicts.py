@@ -15,6 +15,7 @@ FOLLOWS = 0.5  # the interval's lower end is at least this
 IGNORES = 0.25  # the interval's upper end is at most this
 SOME, NOT_ALL = 0.1, 0.75  # an interval between these is a response in part
 STILL = 0.02  # of the distance of two random pictures: h that moves less does not tell the pictures apart
+ALONE = 0.15  # either way: what stands for the interval where there are too few pictures for one
 HELD = 0.25  # R² of the readout from which on h holds the attribute
 
 
@@ -27,9 +28,9 @@ class Verdict:
 
 
 def band(response: Estimate) -> str:
-    """ "high", "low", "part" or "unclear": where the interval lies, or the value where there is no interval."""
-    low = response.low if response.low is not None else response.value
-    high = response.high if response.high is not None else response.value
+    """ "high", "low", "part" or "unclear": where the interval lies, or the value and a margin where there is none."""
+    low = response.low if response.low is not None else response.value - ALONE
+    high = response.high if response.high is not None else response.value + ALONE
     if low >= FOLLOWS:
         return "high"
     if low >= -IGNORES and high <= IGNORES:
