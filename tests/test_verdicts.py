@@ -27,7 +27,7 @@ def estimate(value: float, width: float = 0.02) -> Estimate:
         (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.8, drawn=estimate(0.1)), "cannot tell"),
         (Evidence(estimate(0.05), estimate(0.3, 0.3), estimate(0.5), r2=0.1), "cannot tell"),
         (Evidence(estimate(-0.8)), "cannot tell"),
-        (Evidence(Estimate(0.5, None, None, 3)), "cannot tell"),  # half of a change, in three pictures, is no verdict
+        (Evidence(Estimate(0.5, None, None, 3)), "partly"),  # half of a change, in three pictures, is not all of it
         (Evidence(Estimate(0.7, None, None, 3)), "follows"),
         (Evidence(Estimate(0.1, None, None, 1), dh=Estimate(0.01, None, None, 1)), "ignores"),
     ],
