@@ -194,6 +194,16 @@ def test_a_recipe_may_not_change_by_itself(arguments: Make, monkeypatch: pytest.
     assert bundle.read(run)[0].step == 5
 
 
+def test_an_architecture_may_not_change_by_itself(
+    arguments: Make, monkeypatch: pytest.MonkeyPatch, micro: str
+) -> None:
+    train(arguments(steps=2))
+    edited = {**PRESETS[micro].unet, "channel_mult": (1, 2)}
+    monkeypatch.setitem(PRESETS, micro, replace(PRESETS[micro], unet=edited))
+    with pytest.raises(RCDMError, match=r"preset micro has changed .*channel_mult \(was \[1, 1\], now \[1, 2\]\)"):
+        train(arguments(steps=4, resume=True))
+
+
 def test_a_learning_rate_that_rises_again_is_told(arguments: Make) -> None:
     train(arguments(steps=4, lr_schedule="cosine"))
     recorder = Recorder()

@@ -6,7 +6,7 @@ import contextlib
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
     identity = {
         "arguments": {**config.to_dict(), "provider": provider.name},
         "recipe": config.recipe().to_dict(),
+        "architecture": _architecture(config, conditioning, encoder.dim),
         "data": data_fingerprint(ids[int(dataset.order[row])] for row in train_rows),
         "weights_digest": mark.weights_digest,
         "source_digest": provider.source_digest(),
@@ -241,6 +242,17 @@ def _continue_with(
     run = saved.folder.parent.parent
     if saved.identity["data"] != identity["data"]:
         raise RCDMError(f"The images of {run} have changed since it began; restore them, or choose another --out.")
+    settings, before_that = identity["architecture"], saved.identity.get("architecture", identity["architecture"])
+    changed = [
+        f"{name} (was {before_that.get(name)}, now {value})"
+        for name, value in settings.items()
+        if before_that.get(name) != value
+    ]
+    if changed:
+        raise RCDMError(
+            f"The preset {identity['arguments']['preset']} has changed since {run} began: {', '.join(changed)}; go on "
+            "with the rcdm that began it, or choose another --out."
+        )
     precision = saved.identity.get("h_precision", "float32")
     if precision != identity["h_precision"]:
         raise RCDMError(
@@ -256,6 +268,13 @@ def _continue_with(
             f"The encoder of {run} has changed since it was started: {edited}{difference}; choose another --out."
         )
     return tensors["h_mean"], tensors["h_std"]
+
+
+def _architecture(config: TrainConfig, conditioning: str, h_dim: int) -> dict[str, Any]:
+    """All settings of the network and of its diffusion, as JSON has them."""
+    preset = PRESETS[config.preset]
+    settings = preset.unet_config(conditioning, h_dim=h_dim).to_dict() | asdict(preset.diffusion)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
 def _conditioning(config: TrainConfig, encoder: Encoder) -> str:
