@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # Of each model: about four minutes on two cores; those with bf16 do twice the work in them. So early, more steps teach
 # more than larger batches, a high learning rate more than a safe one, and group norms (`embedding`) much more than
 # batch norms, which mix a batch's noise levels.
-STEPS, STEPS_IN_BF16 = 900, 1800
+STEPS, STEPS_IN_BF16 = 700, 1400
 BATCH_SIZE, LR, CONDITIONING = 16, 3e-3, "embedding"
 PRESET = "tiny-32"
 DATA = "shapes:12000"  # nothing is seen more than three times
