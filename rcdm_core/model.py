@@ -140,7 +140,8 @@ class RCDM:
             edited = source_change(provider, record.source_digest)
             encoder = load_encoder(provider, weights=self._weights, device=self.device, options=record.options)
         except RCDMError as error:
-            raise RCDMError(f"The encoder of {self.name} cannot be loaded: {edited}{error}") from error
+            missing = record.missing_plugin()
+            raise RCDMError(f"The encoder of {self.name} cannot be loaded: {edited}{error}{missing}") from error
         difference = compare_fingerprints(self._fingerprint, fingerprint(encoder))
         if difference is not None:
             remedy = "bring that file back" if edited else "give the checkpoint of the training with --weights"

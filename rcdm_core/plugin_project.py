@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from . import __version__
 from .atomic import explain_failures
 from .errors import RCDMError
 
@@ -21,7 +22,7 @@ version = "0.1.0"
 description = "The representation {name} for rcdm"
 readme = "README.md"
 requires-python = ">=3.10"
-dependencies = ["rcdm"]
+dependencies = ["rcdm>={rcdm}"]
 
 [project.optional-dependencies]
 test = ["pytest>=8"]
@@ -30,8 +31,15 @@ test = ["pytest>=8"]
 [project.entry-points.rcdm]
 {name} = "{package}"
 
+[tool.hatch.build]
+dev-mode-dirs = ["src"]
+
 [tool.hatch.build.targets.wheel]
 packages = ["src/{package}"]
+
+# Neither checkpoints nor runs that lie in the folder.
+[tool.hatch.build.targets.sdist]
+include = ["/src", "/tests"]
 """
 
 _README = """\
@@ -39,13 +47,19 @@ _README = """\
 
 The representation `{name}` for rcdm.
 
-    pip install -e '.[test]'
-    pytest                                  # whether it keeps the contract of a provider
+    pip install rcdm-plugin-{name}
     rcdm providers show {name}
-    rcdm train --provider {name}
+    rcdm train --provider {name} --data DIR
+
+To work on it:
+
+    rcdm providers check {name} --plugin .  # whether it keeps the contract of a provider; it need not be installed
+    pip install -e '.[test]'
+    pytest
 
 To make it yours: put your network into `src/{package}/_network.py`, and what is true of it (name, summary, dim, image
-size, options, where its weights come from) into `src/{package}/__init__.py`.
+size, options, where its weights come from) into `src/{package}/__init__.py`. `docs/plugins.md` in rcdm's repository
+goes through it, up to the upload.
 """
 
 _INIT = '''\
@@ -97,7 +111,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rcdm_core import Encoder, load_into, read_state_dict, resolve_weights
+from rcdm_core import Encoder, load_into, read_checkpoint, resolve_weights
 
 
 def encoder(weights: str | None, mean: Sequence[float], std: Sequence[float]) -> Encoder:
@@ -117,7 +131,7 @@ def encoder(weights: str | None, mean: Sequence[float], std: Sequence[float]) ->
         )
     if weights is not None:
         path = resolve_weights(weights, None, provider="{name}")
-        load_into(network, read_state_dict(path), provider="{name}", path=path)
+        load_into(network, read_checkpoint(path).backbone, provider="{name}", path=path)
     return Encoder(network, image_size=64, mean=mean, std=std)
 '''
 
@@ -166,5 +180,5 @@ def write_project(name: str, folder: Path | None = None) -> Path:
         for path, text in _FILES.items():
             file = folder / path.format(package=package)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text.format(name=name, package=package), encoding="utf-8")
+            file.write_text(text.format(name=name, package=package, rcdm=__version__), encoding="utf-8")
     return folder

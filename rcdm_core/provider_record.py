@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from rcdm_core.registry import source_of
+from rcdm_core.registry import NOT_INSTALLED, plugin_reports, source_of
 
 if TYPE_CHECKING:
     from rcdm_core.encoder import Encoder, Fingerprint
@@ -39,6 +39,14 @@ class ProviderRecord:
         """From JSON, without what an earlier version recorded and this one has no use for. Raises TypeError."""
         names = {entry.name for entry in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
+
+    def missing_plugin(self) -> str:
+        """What to do where the plugin that it came from is not here, to stand behind an error; empty where it is."""
+        if self.distribution in (None, *(report.distribution for report in plugin_reports())):
+            return ""
+        if self.version == NOT_INSTALLED:
+            return f"; the model is for the one of {self.distribution}: give that with --plugin"
+        return f"; the model is for the one of {self.distribution} {self.version}: install that"
 
 
 def record_of(

@@ -10,7 +10,7 @@ import importlib.metadata
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 DISABLE = "RCDM_DISABLE_PLUGINS"
 TRY = "RCDM_TRY_PLUGINS"  # paths of plugins that are not installed; in the environment, so that children see them too
-_NOT_INSTALLED = "not installed"  # in the place of a version
+NOT_INSTALLED = "not installed"  # in the place of a version
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _package_in(path: Path) -> Path:
 
 def _import_tried(path: Path) -> ModuleType:
     """Import it afresh by its own name, so that what was edited in between counts."""
-    name = path.stem if path.is_file() else path.name
+    name = _module_name(path)
     for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
         if _is_below(getattr(sys.modules[loaded], "__file__", None), path):
             del sys.modules[loaded]
@@ -216,6 +216,10 @@ def _import_tried(path: Path) -> ModuleType:
         return importlib.import_module(name)
     finally:
         sys.path.remove(str(path.parent))
+
+
+def _module_name(path: Path) -> str:
+    return path.name.removesuffix(".py")
 
 
 def _is_below(file: str | None, path: Path) -> bool:
@@ -237,25 +241,31 @@ def _registry() -> _Registry:
     manager.add_hookspecs(RepresentationProvider)
     registry = _Registry(manager)
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")}
+    tried = {_module_name(path): path for path in map(Path, filter(None, os.environ.get(TRY, "").split(os.pathsep)))}
     # Reversed, because pluggy calls the last registered first: resolving then goes by the alphabet.
     for entry_point in sorted(
         importlib.metadata.entry_points(group=PROJECT), key=lambda point: (point.name, point.value), reverse=True
     ):
-        _register(registry, entry_point, disabled)
-    for path in map(Path, filter(None, os.environ.get(TRY, "").split(os.pathsep))):
-        registry.reports[_tried_name(path)] = PluginReport(path.stem, str(path), _NOT_INSTALLED)
+        _register(registry, entry_point, disabled, tried)
+    for path in tried.values():
+        registry.reports[_tried_name(path)] = PluginReport(path.stem, str(path), NOT_INSTALLED)
         _load(registry, _tried_name(path), functools.partial(_import_tried, path))
     _collect_providers(registry)
     return registry
 
 
-def _register(registry: _Registry, entry_point: importlib.metadata.EntryPoint, disabled: set[str]) -> None:
+def _register(
+    registry: _Registry, entry_point: importlib.metadata.EntryPoint, disabled: set[str], tried: Mapping[str, Path]
+) -> None:
     distribution = entry_point.dist
     origin = (distribution.name, distribution.version) if distribution else ("unknown", "unknown")
     plugin = f"{entry_point.name} of {origin[0]}"
     registry.reports[plugin] = PluginReport(entry_point.name, *origin)
     if entry_point.name in disabled:
         registry.complain(plugin, f"disabled by {DISABLE}")
+        return
+    if entry_point.module in tried:  # what is worked on, beside an older version of it
+        registry.complain(plugin, f"left out for the one in {tried[entry_point.module]}, which is tried")
         return
     _load(registry, plugin, entry_point.load)
 

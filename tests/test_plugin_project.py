@@ -47,6 +47,7 @@ def test_a_new_plugin_is_installed_elsewhere_passes_its_test_and_trains(tmp_path
     assert (config.step, config.provider.dim, config.provider.distribution) == (5, 128, "rcdm-plugin-my-net")
     here = CliRunner().invoke(main, ["sample", "--model", str(tmp_path / "run")])
     assert here.exit_code == 2 and "there is no provider 'my-net'" in here.output
+    assert here.output.endswith("; the model is for the one of rcdm-plugin-my-net 0.1.0: install that.\n")
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,6 +66,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     result = CliRunner().invoke(main, ["plugin", "new", "yours", "--out", "file"])
     assert result.exit_code == 2 and "file exists and is not an empty folder" in result.output
     result = CliRunner().invoke(main, ["plugin", "new", "yours", "--out", "deep/folder"])
+    assert "deep/folder/tests/test_contract.py\n" in result.stdout
     assert result.exit_code == 0 and (tmp_path / "deep/folder/src/rcdm_plugin_yours/_network.py").is_file()
 
 
@@ -84,6 +86,22 @@ def test_a_plugin_is_tried_without_installing_it(tmp_path: Path, monkeypatch: py
     result = CliRunner().invoke(main, ["providers", "check", "tried-net", "--plugin", str(project)])
     assert result.exit_code == 0 and "keeps the contract" in result.stdout
     assert "tried-net" not in registry.providers()
+
+    # Beside an installed version of it, it takes its place.
+    info = tmp_path / "site" / "old-0.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: old\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[rcdm]\nold = rcdm_plugin_tried_net\n")
+    with monkeypatch.context() as inside:
+        inside.syspath_prepend(str(tmp_path / "site"))
+        registry.reload()
+        result = CliRunner().invoke(main, ["providers", "--json", "--plugin", str(project)])
+        listing = json.loads(result.stdout)
+        (entry,) = [each for each in listing["providers"] if each["name"] == "tried-net"]
+        assert entry["plugin"]["version"] == "not installed"
+        (entry,) = [each for each in listing["plugins"] if each["name"] == "old"]
+        assert entry["error"] == f"left out for the one in {package}, which is tried"
+    registry.reload()
 
     (tmp_path / "broken.py").write_text("raise ValueError('half done')")
     (tmp_path / "json.py").write_text("")

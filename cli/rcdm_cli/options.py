@@ -52,11 +52,29 @@ def _set_verbose(context: click.Context, parameter: click.Parameter, value: bool
 
 
 def _try_plugins(context: click.Context, parameter: click.Parameter, value: tuple[Path, ...]) -> None:
-    if value:
+    _try(context, value)
+
+
+def _try(context: click.Context, paths: Sequence[Path]) -> None:
+    if paths:
         from rcdm_core import registry
 
-        for path in value:
+        for path in paths:
             context.with_resource(registry.trying(path))
+
+
+def try_plugins_among(context: click.Context, words: Sequence[str]) -> list[str]:
+    """Try the plugins that a subcommand's words name with --plugin; returns the other words."""
+    rest, paths = [], []
+    left = iter(words)
+    for word in left:
+        name, equals, value = word.partition("=")
+        if name != "--plugin" or not (equals or (value := next(left, ""))):
+            rest.append(word)
+        else:
+            paths.append(Path(value))
+    _try(context, paths)
+    return rest
 
 
 def common_options(command: F) -> F:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -21,8 +22,15 @@ def command() -> None:
 @out_option("Folder of the project. [default: rcdm-plugin-NAME]")
 @common_options
 def new_command(name: str, out: Path | None) -> None:
-    """Write a plugin that offers the provider NAME: it can be installed, and its own test passes."""
+    """Write a plugin that offers the provider NAME: it can be installed, and its own test passes.
+
+    docs/plugins.md in rcdm's repository goes on from there, up to the upload.
+    """
     from rcdm_core.plugin_project import write_project
 
     folder = write_project(name, out)
-    click.echo(f"The plugin is in {as_path_text(folder)}; next: pip install -e {folder} && rcdm providers check {name}")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            click.echo(as_path_text(path))
+    place = as_path_text(folder)
+    click.echo(f"The plugin is in {place}; next: rcdm providers check {name} --plugin {shlex.quote(place)}")

@@ -23,6 +23,7 @@ from rcdm_cli.options import (
     out_option,
     representations_option,
     sampling_options,
+    try_plugins_among,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ class ProbeGroup(HelpfulGroup):
 
         found = registry.probes().get(name)
         return None if found is None else probe_command(found)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """With --plugin wherever it stands: a plugin's probe is known only once the plugin is."""
+        return super().resolve_command(ctx, try_plugins_among(ctx, args))
 
 
 @click.group("probe", cls=ProbeGroup, invoke_without_command=True)
@@ -127,7 +134,7 @@ def run_probe(
 
 
 def show(result: Result, as_json: bool) -> None:
-    """The conclusion, what to know about it, and where the page is."""
+    """The conclusion, what to know about it, and where to read on."""
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
         return
@@ -135,7 +142,8 @@ def show(result: Result, as_json: bool) -> None:
         click.echo(sentence)
     for note in result.notes:
         click.echo(f"Note: {note}")
-    click.echo(f"See {as_path_text(result.out / 'report.html')}")
+    page = "report.html" if "report.html" in result.files else "result.json"  # a plugin's probe need not write a page
+    click.echo(f"See {as_path_text(result.out / page)}")
 
 
 def describe(probe: Probe) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from rcdm_core.weights_given import weights_of_each
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import Tensor
+
     from rcdm_core.data.source import ImageSource
     from rcdm_core.model import RCDM
     from rcdm_core.probes.pictures import Pictures
@@ -169,6 +171,24 @@ class Context:
     provider: str | None = None
     weights: str | Sequence[str] | None = None
     representations: Sequence[str] = ()
+
+    def choose(self, count: int) -> Pictures:
+        """The pictures that were asked for; without any, the first `count` of the data that no model was trained on.
+
+        Raises RCDMError where there is nothing to look at.
+        """
+        from rcdm_core.probes.pictures import choose, default_data
+
+        data = self.data if self.data is not None or self.images else default_data(self.models[0])
+        return choose(self.images, data, self.models, count=count)
+
+    def encode(self, model: RCDM, pictures: Pictures) -> Tensor:
+        """h of the pictures as they are, float32 [N, dim]: from a file of representations where the model has one."""
+        import torch
+
+        from rcdm_core.probes.pictures import h_of
+
+        return torch.from_numpy(h_of(model, pictures))
 
     def begin(self, pictures: Pictures, data: ImageSource | None = None, **found: Any) -> Result:
         """A Result whose provenance is on disk already.
