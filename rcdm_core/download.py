@@ -58,6 +58,7 @@ class _Transfer:
         self.received = 0
         self.total: int | None = None
         self.version = ""  # what the server tells one content of this URL from another by
+        self.tag = ""
         self.answered = False
 
     def run(self) -> str:
@@ -91,6 +92,9 @@ class _Transfer:
             response = urllib.request.urlopen(request, timeout=TIMEOUT)
         with response:
             if not self._continues(response):
+                if response.status == 206:  # a part of it, but not the one that was asked for
+                    self.received = 0
+                    raise _Broken("the server went on at another place or with another file")
                 self._begin(response)
             while True:
                 with self._network():
@@ -101,6 +105,8 @@ class _Transfer:
                 self.hasher.update(chunk)
                 self.received += len(chunk)
                 self.reporter.update(len(chunk) / 1e6)
+        if not self.received and not self.total:
+            raise NotFetched("the server sent an empty file")
         if self.total is not None and self.received != self.total:
             raise _Broken(f"{self.received} of {self.total} bytes arrived")
 
@@ -113,6 +119,7 @@ class _Transfer:
             and place is not None
             and int(place[1]) == self.received
             and place[2] in ("*", str(self.total))
+            and response.headers.get("ETag") in (None, self.tag)
         )
 
     def _begin(self, response: Any) -> None:
@@ -122,7 +129,7 @@ class _Transfer:
         self.hasher, self.received = hashlib.sha256(), 0
         length = response.headers.get("Content-Length")
         self.total = int(length) if length and length.isdecimal() else None
-        tag = response.headers.get("ETag") or ""
+        self.tag = tag = response.headers.get("ETag") or ""
         self.version = tag if tag.startswith('"') else response.headers.get("Last-Modified") or ""
         megabytes = None if self.total is None else round(self.total / 1e6, 1)
         if not self.answered:
@@ -140,10 +147,14 @@ class _Transfer:
             if error.code == 416:  # it does not go on there: from the beginning
                 self.received = 0
             elif error.code not in _PASSING:
-                raise NotFetched(str(error)) from error
-            raise _Broken(str(error)) from error
+                raise NotFetched(_in_one_line(error)) from error
+            raise _Broken(_in_one_line(error)) from error
         except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = str(error.reason if type(error) is urllib.error.URLError else error) or type(error).__name__
+            reason = _in_one_line(error.reason if type(error) is urllib.error.URLError else error)
             if not self.answered:
                 raise NotFetched(reason) from error
             raise _Broken(reason) from error
+
+
+def _in_one_line(error: object) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

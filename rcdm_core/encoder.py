@@ -163,6 +163,7 @@ def load_encoder(
     h = _checked_h(encoder, provider, declared_dim(provider, given))
     if not isinstance(getattr(encoder, "dim", None), int):
         encoder.dim = h.shape[1]  # type: ignore[misc]
+    _check_alone(encoder, provider, h)
     if encoder.dim != h.shape[1]:
         raise RCDMError(f"the encoder of {provider.name} declares dim {encoder.dim}, but its h has {h.shape[1]}")
     return encoder
@@ -229,6 +230,18 @@ def _checked_h(encoder: Encoder, provider: Provider, dim: int | None) -> Tensor:
             f"{what} returns an h that is not finite on ordinary pictures: its weights or its normalisation are broken"
         )
     return h
+
+
+def _check_alone(encoder: nn.Module, provider: Provider, h: Tensor) -> None:
+    """Raise RCDMError unless the first test picture has the h alone that it has among the others, and has it again."""
+    image = fingerprint_images(cast(int, encoder.image_size))[:1].to(_device_of(encoder))
+    with torch.no_grad(), full_precision(image.device.type):
+        alone = cast(Tensor, encoder(image))
+    if h.numel() and relative_change(h, torch.cat([alone.to(h.device), h[1:]])) > 10 * TOLERANCE:
+        raise RCDMError(
+            f"the encoder of {provider.name} gives one picture another h alone than among others: it is random, counts "
+            "its calls, or mixes the pictures of a batch; h is a function of one picture (see rcdm providers check)"
+        )
 
 
 def _test_h(encoder: nn.Module) -> Tensor:

@@ -19,7 +19,7 @@ from .download import NotFetched, download
 from .errors import RCDMError, first_line
 from .provider import WeightsInfo
 from .torch_file import read_torch_file
-from .weights_cache import cache_path, known_digest
+from .weights_cache import cache_path, is_cached, known_digest
 from .weights_given import is_url
 
 _CHUNK = 1 << 20
@@ -122,11 +122,15 @@ def read_content(path: str | Path) -> Any:
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise RCDMError(
-            f"{path} cannot be read as a checkpoint, perhaps it is incomplete ({first_line(error)})"
+            f"{path} cannot be read as a checkpoint, perhaps it is incomplete ({first_line(error)}){_advice(path)}"
         ) from error
     except Exception as error:
         # SafetensorError is only known to the package that raises it, and torch's legacy reader raises almost anything.
-        raise RCDMError(f"{path} cannot be read as a checkpoint ({first_line(error)})") from error
+        raise RCDMError(f"{path} cannot be read as a checkpoint ({first_line(error)}){_advice(path)}") from error
+
+
+def _advice(path: Path) -> str:
+    return "; delete it to fetch it again, or give a file with --weights FILE" if is_cached(path) else ""
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -46,6 +46,11 @@ def at_hand(info: WeightsInfo) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
+def is_cached(path: Path) -> bool:
+    """Whether the file is one that was downloaded, rather than one of the user's."""
+    return (_hub_folder() / "checkpoints").resolve() in path.resolve().parents
+
+
 def _hub_folder() -> Path:
     """torch.hub's folder: asked of torch where it is loaded (it can be set at run time), else by torch's own rule."""
     if "torch" in sys.modules:

@@ -21,7 +21,10 @@ _SUFFIXES = (".pth", ".pt", ".pt2", ".ckpt", ".torch", ".tar", ".bin", ".safeten
 
 def is_url(text: str) -> bool:
     """Whether it is fetched rather than opened."""
-    return urllib.parse.urlsplit(text).scheme in ("http", "https", "file")
+    try:
+        return urllib.parse.urlsplit(text).scheme in ("http", "https", "file")
+    except ValueError:  # a half of a bracket, for instance
+        return False
 
 
 def is_pattern(text: str) -> bool:

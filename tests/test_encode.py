@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -307,7 +308,7 @@ def test_files_that_are_none_end_with_a_sentence(provider: str, images: Path, tm
     save_file({"h": tensors["h"], "w": np.ones(3, np.float16)}, damaged)
     with pytest.raises(RCDMError, match="holds no representations"):
         Representations(damaged)
-    with pytest.raises(RCDMError, match="cannot be read"):
+    with pytest.raises(RCDMError, match="is no file"):
         Representations(tmp_path)
 
 
@@ -366,3 +367,45 @@ def test_a_training_from_bf16_says_so_or_refuses(
     monkeypatch.setattr("rcdm_core.training.representations.MOST_DEVIATION", file.about.deviation / 2)
     with pytest.raises(RCDMError, match="encode with --precision float32"):
         train(arguments(flip=False, representations=file.path, out=tmp_path / "other"))
+
+
+def test_a_value_that_is_not_finite_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "h.safetensors"
+    encode("shapes-all", "shapes:8", path)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 16)
+    with pytest.raises(RCDMError, match=r"damaged.*not finite"):
+        Representations(path).h()
+
+
+def test_renamed_pictures_are_other_data(tmp_path: Path) -> None:
+    write_images(tmp_path / "before", 4)
+    out = tmp_path / "h.safetensors"
+    encode("shapes-all", tmp_path / "before", out)
+    shutil.copytree(tmp_path / "before", tmp_path / "after")
+    first = min((tmp_path / "after").iterdir())
+    first.rename(first.with_name(f"renamed-{first.name}"))
+    encode("shapes-all", tmp_path / "before", out)  # complete already
+    with pytest.raises(RCDMError, match="names in --data"):
+        encode("shapes-all", tmp_path / "after", out)
+
+
+@pytest.mark.parametrize("h", ["torch.rand(len(x), 3)", "x.mean((2, 3)) - x.mean((0, 2, 3))"])
+def test_an_h_that_is_no_function_of_one_picture_is_refused(tmp_path: Path, h: str) -> None:
+    lines = ["import torch", "class Odd(torch.nn.Module):", "    def forward(self, x):", f"        return {h}"]
+    (tmp_path / "odd.py").write_text("\n".join([*lines, "def build():", "    return Odd()", ""]))
+    with pytest.raises(RCDMError, match="another h alone than among others"):
+        encode(f"custom:{tmp_path / 'odd.py'}:build", "shapes:4", tmp_path / "h.safetensors")
+
+
+def test_a_full_disk_is_told_with_the_file_and_the_option(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000));"
+        "from rcdm_cli.main import main; sys.argv[1:] = "
+        f"['encode', '--provider', 'shapes-all', '--data', 'shapes:64', '--out', {str(tmp_path / 'h.st')!r}]; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "h.st.partial" in done.stderr and "--out" in done.stderr

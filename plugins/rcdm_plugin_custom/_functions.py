@@ -53,6 +53,7 @@ def load(
     place: Place,
     parameters: Mapping[str, Parameter],
     options: Mapping[str, Option],
+    /,  # a function's own parameters may have these names too
     *,
     weights: str | None = None,
     image_size: int,
@@ -104,6 +105,9 @@ def _own_arguments(
             raise RCDMError(f"{who} needs {key}: give it with --provider-option {key}=VALUE")
         if value is None or value == options[key].default:
             continue
+        if parameter.choices and value not in parameter.choices:
+            expected = ", ".join(map(str, parameter.choices))
+            raise RCDMError(f"option {key} of provider {name} is {value!r}, but expected one of {expected}")
         if parameter.whole:
             if any(part != int(part) for part in value):
                 raise RCDMError(f"option {key} of provider {name} is {value}, but expected whole numbers")

@@ -25,11 +25,13 @@ class Parameter:
     option    how it is given on the command line; None where its type is not known
     required  whether it has no default
     whole     whether it is a tuple of whole numbers, which an option is not
+    choices   the values that it may have, where it says so (Literal)
     """
 
     option: Option | None
     required: bool
     whole: bool = False
+    choices: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,14 +139,15 @@ def _parameter(given: ast.arg, default: ast.expr | None, function: str) -> Param
     if kind is None:
         return Parameter(None, required)
     type_, whole = ("floats", True) if kind == "ints" else (kind, False)
-    what = f"parameter of {function}"
+    choices = _choices(given.annotation)
+    what = f"parameter of {function}" + (f": {', '.join(map(str, choices))}" if choices else "")
     try:
         option = Option(type_, value, f"{what}, which needs it" if required else what)
     except TypeError:  # a default of another type than the annotation says
         option = Option(type_, None, what)
     if option.default is None and not required:
         option = Option(type_, None, f"{what}; nothing: its own default")
-    return Parameter(option, required, whole)
+    return Parameter(option, required, whole, choices)
 
 
 def _annotated(annotation: ast.expr) -> Any:
@@ -172,6 +175,14 @@ def _annotated(annotation: ast.expr) -> Any:
     if outer in _SEQUENCES:
         return _several([_annotated(part) for part in parts if not _is_constant(part, ...)])
     return None
+
+
+def _choices(annotation: ast.expr | None) -> tuple[Any, ...]:
+    """The values of a Literal."""
+    if not isinstance(annotation, ast.Subscript) or _last(annotation.value) != "Literal":
+        return ()
+    parts = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
+    return tuple(part.value for part in parts if isinstance(part, ast.Constant))
 
 
 def _one_of(parts: Sequence[ast.expr]) -> Any:

@@ -128,6 +128,8 @@ class Representations:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if self.path.exists() and not self.path.is_file():
+            raise RCDMError(f"{path} is no file; expected a file of representations that rcdm encode wrote.")
         try:
             rows = Rows(self.path)
             kind, version = rows.metadata.get("format"), rows.metadata.get("version", "0")
@@ -183,8 +185,13 @@ class Representations:
         return [(name, content_id, reason) for name, content_id, reason in _json(self._rows.view("skipped"))]
 
     def h(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """float32 [n, views, dim]: the picture's h, and with flips that of its mirror image."""
+        """float32 [n, views, dim]: the picture's h, and with flips that of its mirror image.
+
+        Raises RCDMError where one is not finite, which none was when it was written.
+        """
         found = self._rows[rows]
+        if not np.isfinite(found).all():
+            raise RCDMError(f"{self.path} is damaged: it holds an h that is not finite; encode the pictures again.")
         return found if self.about.flip else found[:, None]
 
     def find(self, ids: Sequence[str]) -> np.ndarray:

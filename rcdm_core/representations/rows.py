@@ -6,6 +6,7 @@ of a tensor in memory at once. The header is reserved first and filled in last, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
@@ -102,7 +103,12 @@ class RowWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if kind is not None:  # what is not written yet would fail again, and hide why
+            with contextlib.suppress(OSError):
+                self._file.close()
+            return
+        with explain_failures(self.path, self.option):
+            self._file.close()
 
 
 class Rows:

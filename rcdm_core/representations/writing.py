@@ -74,6 +74,8 @@ def encode(
     dtype = resolve_precision("float32" if precision == "auto" else precision, place)
     if out.is_dir():
         raise RCDMError(f"--out {out} is a folder; give the name of a file, such as {out / 'h.safetensors'}.")
+    if out.exists() and not out.is_file():
+        raise RCDMError(f"--out {out} is no ordinary file; give the name of one, such as h.safetensors.")
     found = find_provider(provider) if isinstance(provider, str) else provider
     name = provider if isinstance(provider, str) else provider.name
     complete = found.complete_options(options or {})
@@ -210,10 +212,13 @@ class _Encoding:
             there.check(self.mark, fit=ours.fit, interpolation=ours.provider.interpolation, whose="this command")
         except RCDMError as error:
             raise RCDMError(f"--out is there already: {str(error).partition('; encode')[0]}; {refusal}.") from error
+        # The same content under other names is another set: names and classes are part of the file.
+        known = set(zip(there.ids, there.names, strict=True)) | {(key, name) for name, key, _ in there.skipped}
         differing = [
             name
             for name, before, now in (
                 ("--data", there.about.data.get("fingerprint"), self._data()),
+                ("names in --data", known, set(zip(self.source.ids, self.source.names, strict=True))),
                 ("--flip", there.about.flip, ours.flip),
                 ("--precision", there.about.precision, ours.precision),
             )
