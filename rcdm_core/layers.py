@@ -39,10 +39,16 @@ class InnerLayer(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, images: Tensor) -> Tensor:
-        seen: list[Any] = []
-        hook = self.network.get_submodule(self.layer).register_forward_hook(
-            lambda _module, _inputs, output: seen.append(output)
-        )
+        seen: list[Tensor | RCDMError] = []
+
+        def pool(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            # At once: what follows may work in place (ReLU, the sum of a residual block) and overwrite it.
+            try:
+                seen.append(self._pooled(output, len(images)))
+            except RCDMError as error:  # of a module that runs several times, the last run counts
+                seen.append(error)
+
+        hook = self.network.get_submodule(self.layer).register_forward_hook(pool)
         try:
             self.network(images)
         finally:
@@ -51,10 +57,9 @@ class InnerLayer(nn.Module):
             raise RCDMError(
                 f"layer {self.layer} of {self.provider} does not run when pictures are encoded; choose another"
             )
-        output = seen[-1]
-        if isinstance(output, (tuple, list)) and output:
-            output = output[0]
-        return self._pooled(output, len(images))
+        if isinstance(seen[-1], RCDMError):
+            raise seen[-1]
+        return seen[-1]
 
     def _ends_in_channels(self, maps: Tensor) -> bool:
         _, first, second, third = maps.shape
@@ -63,10 +68,13 @@ class InnerLayer(nn.Module):
         return self.channels_last
 
     def _pooled(self, output: Any, count: int) -> Tensor:
+        """A tensor of its own, [count, C]."""
+        if isinstance(output, (tuple, list)) and output:
+            output = output[0]
         if isinstance(output, Tensor) and 2 <= output.ndim <= 4 and len(output) == count:
             if output.ndim == 4:
                 return output.mean((1, 2) if self._ends_in_channels(output) else (2, 3))
-            return output.mean(1) if output.ndim == 3 else output
+            return output.mean(1) if output.ndim == 3 else output.clone()
         what = f"shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise RCDMError(
             f"layer {self.layer} of {self.provider} gives {what} for {count} pictures, expected a vector, a feature "

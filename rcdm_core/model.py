@@ -142,7 +142,7 @@ class RCDM:
         except RCDMError as error:
             missing = record.missing_plugin()
             raise RCDMError(f"The encoder of {self.name} cannot be loaded: {edited}{error}{missing}") from error
-        difference = compare_fingerprints(self._fingerprint, fingerprint(encoder))
+        difference = compare_fingerprints(self._fingerprint, fingerprint(encoder)) or record.reads_otherwise(encoder)
         if difference is not None:
             remedy = "bring that file back" if edited else "give the checkpoint of the training with --weights"
             raise RCDMError(

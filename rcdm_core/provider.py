@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+import urllib.parse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +36,7 @@ class WeightsInfo:
 
     url       the checkpoint file
     sha256    the start of its digest, in hexadecimal; None: taken from the file name where that ends in `-` and 8
-              hexadecimal digits, or else recorded at the first download
+              hexadecimal digits that are no date, or else recorded at the first download
     licence   of the weights, as far as their authors say
     citation  the paper to cite when they are used
     own_name  True: no other project's file has this base name, so that a copy which torch.hub already keeps under it
@@ -48,6 +50,16 @@ class WeightsInfo:
     citation: str | None = None
     own_name: bool = False
     file: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("url", "sha256", "licence", "citation", "file"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"a WeightsInfo's {name} is a str, not {value!r}")
+        if self.url is not None:
+            urllib.parse.urlsplit(self.url)  # ValueError where it is none
+        if self.sha256 is not None and not re.fullmatch("[0-9a-fA-F]*", self.sha256):
+            raise ValueError(f"a WeightsInfo's sha256 is hexadecimal, not {self.sha256!r}")
 
     @property
     def licence_text(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from rcdm_core.errors import RCDMError
 from rcdm_core.registry import NOT_INSTALLED, plugin_reports, source_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,13 @@ class ProviderRecord:
     source_digest: str | None = None    # sha256 of that file when this was written down
     interpolation: str | None = None    # how files are brought to image_size; None: not written down
 
+    def reads_otherwise(self, encoder: Encoder) -> str | None:
+        """A phrase that says in what way files are brought to another size for the encoder now; None where they are
+        not. A fingerprint cannot tell: its pictures have the right size already."""
+        now = (encoder.image_size, encoder.interpolation)
+        then = (self.image_size, self.interpolation or encoder.interpolation)
+        return None if now == then else f"it reads files at {now[0]} by {now[1]} instead of {then[0]} by {then[1]}"
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProviderRecord:
         """From JSON, without what an earlier version recorded and this one has no use for. Raises TypeError."""
@@ -59,7 +67,10 @@ def record_of(
     label: str | None = None,
 ) -> ProviderRecord:
     """The record of an encoder that was loaded by `name` with `weights` and complete `options`."""
-    origin = source_of(provider.name)
+    try:
+        origin = source_of(provider.name)
+    except RCDMError:  # a Provider that no plugin offers, given from Python
+        origin = None
     # The licence that a provider declares is that of its own weights, not of a checkpoint that the user brings.
     own = provider.own_weights(options) if weights is None else None
     return ProviderRecord(
@@ -73,8 +84,8 @@ def record_of(
         label=label,
         licence=own.licence_text if own else None,
         citation=own.citation if own else None,
-        distribution=origin.distribution,
-        version=origin.version,
+        distribution=origin.distribution if origin else None,
+        version=origin.version if origin else None,
         resolved=provider.name if provider.name != name else None,
         source=str(provider.source) if provider.source is not None else None,
         source_digest=provider.source_digest(),

@@ -85,7 +85,8 @@ class _Registry:
     def call(self, plugin: str, hook: str, **arguments: Any) -> Any:
         """What one plugin alone answers to a hook: None where it does not implement it."""
         others = [self.manager.get_plugin(name) for name in self.implementing(hook) if name != plugin]
-        answer = self.manager.subset_hook_caller(hook, remove_plugins=others)(**arguments)
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of a command's answer
+            answer = self.manager.subset_hook_caller(hook, remove_plugins=others)(**arguments)
         if hook == "rcdm_resolve":
             return answer
         return answer[0] if answer else None
@@ -110,12 +111,13 @@ def find_provider(name: str) -> Provider:
         raise RCDMError(registry.conflicts[name])
     if name in registry.providers:
         return registry.providers[name]
-    failures = []
+    failures, refusals = [], []
     for plugin in registry.implementing("rcdm_resolve"):
         try:
             provider = registry.call(plugin, "rcdm_resolve", name=name)
-        except RCDMError:
-            raise
+        except RCDMError as error:  # of its family but wrong, unless another plugin knows better
+            refusals.append(error)
+            continue
         except (Exception, SystemExit) as error:
             failures.append(f"plugin {registry.reports[plugin].name} failed on it with {first_line(error)}")
             continue
@@ -124,6 +126,8 @@ def find_provider(name: str) -> Provider:
             return provider
         if provider is not None:
             failures.append(f"plugin {registry.reports[plugin].name} answered with a {type(provider).__name__}")
+    if refusals:
+        raise refusals[0]
     raise RCDMError(_unknown(name, registry, failures))
 
 
@@ -272,7 +276,7 @@ def _register(
 
 def _load(registry: _Registry, plugin: str, load: Callable[[], object]) -> None:
     try:
-        with registry.timing(plugin):
+        with registry.timing(plugin), contextlib.redirect_stdout(sys.stderr):
             registry.manager.register(load(), name=plugin)
     except (Exception, SystemExit) as error:  # a plugin may do anything at import, leaving included
         if registry.manager.has_plugin(plugin):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from .provider import WeightsInfo
 
-_DIGEST_IN_NAME = re.compile(r"-([0-9a-f]{8})(\.[A-Za-z0-9]+)+$")  # torchvision's and timm's way: name-1a2b3c4d.pth
+# torchvision's and timm's way, name-1a2b3c4d.pth; in name-20240315.pth it is a date.
+_DIGEST_IN_NAME = re.compile(r"-(?!(?:19|20)\d{6}\.)([0-9a-f]{8})(\.[A-Za-z0-9]+)+$")
 
 
 def file_name(url: str) -> str:

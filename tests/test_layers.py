@@ -24,6 +24,20 @@ def test_a_map_is_averaged_over_its_positions_as_torchvisions_own_pooling_does()
     assert load_encoder("random-resnet50", seed=3, layer="layer2").dim == 512
 
 
+@pytest.mark.parametrize("layer", ["layer1.0.bn1", "layer4.1.bn2", "layer2.0.conv1", "layer3"])
+def test_what_follows_in_place_does_not_change_it(layer: str) -> None:
+    """ReLU and the sums of residual blocks overwrite what they are given."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torchvision.models.resnet18(weights=None).eval()
+    seen: list[Tensor] = []
+    hook = network.get_submodule(layer).register_forward_hook(lambda _m, _i, output: seen.append(output.clone()))
+    with torch.no_grad():
+        h = at_layer(network, layer, provider="mine")(IMAGES)
+    hook.remove()
+    assert torch.equal(h, seen[0].mean((2, 3)))
+
+
 def test_tokens_are_averaged_and_vectors_stay() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

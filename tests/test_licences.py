@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -15,7 +16,7 @@ from torchvision import models
 
 import rcdm_core
 from rcdm_core import Provider, RCDMError, TrainConfig, WeightsInfo, find_provider, registry, train
-from rcdm_core.weights_cache import at_hand
+from rcdm_core.weights_cache import at_hand, known_digest
 
 Make = Callable[..., TrainConfig]
 SWAG = "https://github.com/facebookresearch/SWAG/blob/main/LICENSE"
@@ -131,3 +132,16 @@ def test_the_bundle_has_the_licence_of_the_weights_that_were_taken(
     finally:
         sys.modules.pop(module, None)
         registry.reload()
+
+
+def test_a_date_in_a_name_is_no_digest() -> None:
+    named = {"net-1a2b3c4d.pth": "1a2b3c4d", "net-20240315.pth": None, "net-20240315.pth.tar": None, "net.pth": None}
+    for name, digest in named.items():
+        url = f"https://example.org/{name}"
+        assert known_digest(url, WeightsInfo(url=url)) == digest
+
+
+@pytest.mark.parametrize("wrong", [{"url": 123}, {"url": "http://[bad"}, {"sha256": 5}, {"sha256": "no digest"}])
+def test_a_declaration_that_is_nonsense_is_refused_where_it_is_made(wrong: dict[str, Any]) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        WeightsInfo(**wrong)

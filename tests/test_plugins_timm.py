@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+from torch import nn
 from torchvision import transforms
 
 from rcdm_core import Encoder, RCDMError, find_provider
@@ -30,16 +31,18 @@ def load(name: str, weights: Path | None = None, **options: Any) -> Encoder:
 def test_h_is_timms_with_the_models_own_preprocessing(
     model: str, pool: str | None, size: int, mean: tuple[float, ...], std: tuple[float, ...], dim: int, tmp_path: Path
 ) -> None:
-    pooling = {} if pool is None else {"global_pool": pool}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = timm.create_model(model, pretrained=False, **pooling).eval()  # its classifier is in the file
+        network = timm.create_model(model, pretrained=False).eval()  # its classifier is in the file
+        if isinstance(getattr(network, "norm", None), nn.LayerNorm):  # as trained, not as it begins
+            nn.init.uniform_(network.norm.weight, 0.5, 1.5)
     torch.save(network.state_dict(), tmp_path / "weights.pth")
     encoder = load(f"timm:{model}", tmp_path / "weights.pth", **({} if pool is None else {"pool": pool}))
     image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         normalised = transforms.Normalize(mean, std)(image)
-        expected = network.forward_head(network.forward_features(normalised), pre_logits=True)
+        features = network.forward_features(normalised)  # behind the last norm
+        expected = network.forward_head(features, pre_logits=True) if pool is None else features[:, 1:].mean(1)
         h = encoder(image)
     assert (encoder.image_size, encoder.dim) == (size, dim) and h.shape == (1, dim)
     assert (h - expected).abs().max() <= 1e-5 * expected.abs().max()

@@ -90,12 +90,13 @@ def _require_known(name: str, model: str) -> None:
 
 
 def _create(name: str, model: str, pool: str | None, pretrained: bool) -> nn.Module:
-    arguments: dict[str, Any] = {} if pool is None else {"global_pool": pool}
     try:
-        network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0, **arguments)
+        network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0)
     except Exception as error:
-        what = f"option pool of {name} is {pool!r}, which the model does not take" if pool else f"{name} fails"
-        raise RCDMError(f"{what} ({first_line(error)})") from error
+        raise RCDMError(f"{name} fails ({first_line(error)})") from error
+    arguments: dict[str, Any] = {}
+    if pool is not None:
+        network, arguments = _pooled(name, model, pool, network)
     if not pretrained:
         return network
     try:
@@ -106,3 +107,24 @@ def _create(name: str, model: str, pool: str | None, pretrained: bool) -> nn.Mod
             f"the weights of {name} are not in the hub's cache and could not be fetched ({first_line(error)}); get "
             "them in another way and give the file with --weights FILE"
         ) from error
+
+
+def _pooled(name: str, model: str, pool: str, default: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+    """The model with another pooling and the very weights of the default one, and the arguments that make it.
+
+    Left to itself timm gives some transformers another last norm with another pooling: the trained one would be
+    dropped, and an untrained one would take its place.
+    """
+    for extra in ({}, {"fc_norm": False}, {"fc_norm": True}):
+        arguments: dict[str, Any] = {"global_pool": pool, **extra}
+        try:
+            network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0, **arguments)
+        except Exception as error:
+            if not extra:
+                raise RCDMError(
+                    f"option pool of {name} is {pool!r}, which the model does not take ({first_line(error)})"
+                ) from error
+            continue
+        if network.state_dict().keys() == default.state_dict().keys():
+            return network, arguments
+    raise RCDMError(f"option pool of {name} is {pool!r}, which would change which weights the model has")

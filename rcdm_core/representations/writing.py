@@ -132,6 +132,7 @@ class _Encoding:
         """Write what is missing of the file."""
         if self.out.exists():
             self._check_complete(Representations(self.out))
+            self.journal.path.unlink(missing_ok=True)  # of a run that was killed right after the rename
             self.reporter.log(f"{self.out} is complete already.")
             return
         writer = representation_file.row_writer(self.partial, encoder.dim, self.about.flip, option="--out")
@@ -185,7 +186,7 @@ class _Encoding:
         """See that the journal is about this work; start one where there is none."""
         provider = self.about.provider
         encoder = {"digest": provider.weights_digest, "h": self.mark.h.tolist(), "how": provider.interpolation}
-        begun = self.journal.begun()
+        begun = self.journal.begun() if self.partial.exists() else None
         if begun is None:
             self.journal.begin({**self._identity(), "encoder": encoder})
             return

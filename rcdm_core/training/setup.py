@@ -125,6 +125,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         "data": data_fingerprint(ids[int(dataset.order[row])] for row in train_rows),
         "weights_digest": mark.weights_digest,
         "source_digest": provider.source_digest(),
+        "reading": [encoder.image_size, encoder.interpolation],
         "h_precision": dataset.h.file.about.precision,
     }
     if saved is not None:
@@ -262,6 +263,9 @@ def _continue_with(
     tensors = saved.encoder()
     before = Fingerprint(saved.identity["weights_digest"], tensors["fingerprint.h"])
     difference = compare_fingerprints(before, now)
+    read_before, read_now = saved.identity.get("reading", identity["reading"]), identity["reading"]
+    if difference is None and read_before != read_now:
+        difference = f"it reads files at {read_now[0]} by {read_now[1]} instead of {read_before[0]} by {read_before[1]}"
     if difference is not None:
         edited = source_change(provider, saved.identity.get("source_digest"))
         raise RCDMError(
