@@ -18,6 +18,7 @@ from .errors import RCDMError
 from .weights import read_content, some
 
 Tensors = dict[str, Tensor]
+SUPERVISED = "supervised training"  # the method of a ResNet with a classifier
 _log = logging.getLogger(__name__)
 
 # Prefixes that training scripts put before a network's own names.
@@ -89,7 +90,7 @@ def _vissl(path: Path, content: Any) -> Checkpoint | None:
     if trunk is None:
         return None
     head = _tensors(_at(model, "heads")) or {}
-    return Checkpoint(path, "VISSL's layout", _vissl_method(head), _below(trunk, "_feature_blocks.") or trunk, head)
+    return Checkpoint(path, "VISSL's layout", _vissl_method(head), _stripped(trunk, "_feature_blocks."), head)
 
 
 def _vissl_method(head: Tensors) -> str | None:
@@ -124,7 +125,7 @@ def _converted(path: Path, content: Any) -> Checkpoint | None:
     model = _tensors(_at(content, "model_state_dict"))
     if model is None:
         return None
-    return Checkpoint(path, "VISSL's converted layout", None, _below(model, "_feature_blocks.") or model, {})
+    return Checkpoint(path, "VISSL's converted layout", None, _stripped(model, "_feature_blocks."), {})
 
 
 def _flat(path: Path, content: Any) -> Checkpoint | None:
@@ -135,6 +136,8 @@ def _flat(path: Path, content: Any) -> Checkpoint | None:
             head = _below(names, "projection_head.")
             # DeepCluster-v2 has one set of prototypes for each clustering, SwAV one alone.
             method = ("SwAV" if "prototypes.weight" in names else "DeepCluster-v2") if head else None
+            if "fc.weight" in names and "layer4.0.conv1.weight" in names:
+                method = method or SUPERVISED  # released self-supervised ResNets have no classifier
             layout = "SwAV's layout" if head else "a plain state dict"
             backbone = {name: value for name, value in names.items() if not name.startswith("projection_head.")}
             return _parted(path, layout, method, backbone, head)
@@ -143,7 +146,7 @@ def _flat(path: Path, content: Any) -> Checkpoint | None:
 
 def _split(path: Path, layout: str, method: str, tensors: Tensors, backbone: str, head: str) -> Checkpoint:
     names = _unwrapped(tensors)
-    return _parted(path, layout, method, _below(names, backbone), _below(names, head))
+    return _parted(path, layout, method, _stripped(names, backbone, but=head), _below(names, head))
 
 
 def _parted(path: Path, layout: str, method: str | None, backbone: Tensors, head: Tensors) -> Checkpoint:
@@ -171,10 +174,17 @@ def _tensors(content: Any) -> Tensors | None:
 
 
 def _unwrapped(tensors: Tensors) -> Tensors:
-    for prefix in _WRAPPERS:
+    for prefix in (*_WRAPPERS, *_WRAPPERS):  # one may be inside the other, in either order
         if all(name.startswith(prefix) for name in tensors):
             tensors = _below(tensors, prefix)
     return tensors
+
+
+def _stripped(tensors: Tensors, prefix: str, but: str | None = None) -> Tensors:
+    """Without the prefix. What does not have it stays as it is, so that a network that has no place for it says so,
+    except what begins with `but`."""
+    kept = {name: value for name, value in tensors.items() if but is None or not name.startswith(but)}
+    return {name.removeprefix(prefix): value for name, value in kept.items()}
 
 
 def _below(tensors: Tensors, prefix: str) -> Tensors:

@@ -265,7 +265,7 @@ def _register(
     origin = (distribution.name, distribution.version) if distribution else ("unknown", "unknown")
     plugin = f"{entry_point.name} of {origin[0]}"
     registry.reports[plugin] = PluginReport(entry_point.name, *origin)
-    if entry_point.name in disabled:
+    if disabled & {entry_point.name, origin[0]}:
         registry.complain(plugin, f"disabled by {DISABLE}")
         return
     if entry_point.module in tried:  # what is worked on, beside an older version of it
@@ -318,7 +318,7 @@ def _conflict(registry: _Registry, name: str, plugins: list[str]) -> None:
     by = " and ".join(f"plugin {report.name} of {report.origin}" for report in reports)
     registry.conflicts[name] = (
         f"two providers are called {name}, by {by}: uninstall one of them, "
-        f"or set {DISABLE} to the plugin that should be left out"
+        f"or set {DISABLE} to the plugin or the distribution that should be left out"
     )
     for plugin in dict.fromkeys(plugins):
         registry.complain(plugin, f"{name} is offered by {by}")
