@@ -17,6 +17,7 @@ LEVEL = 0.95
 RESAMPLES = 2000
 MIN_IMAGES = 5  # a percentile of resamples of fewer images says nothing
 _BLOCK = 1 << 22  # resampled counts held at a time
+_OTHER_STREAM = 104729  # added to the seed where two things are resampled independently
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,51 @@ def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMP
     return bootstrap_ratio(values, np.ones_like(values), seed=seed, resamples=resamples, level=level)
 
 
-def wilson(successes: int, n: int, *, level: float = LEVEL) -> Estimate:
+def bootstrap_over_pairs(
+    values: np.ndarray,
+    pairs: np.ndarray,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """mean(values) over images [n], in units of the mean of `pairs` [N, N] over its pairs of two different pictures.
+
+    The interval resamples the images and, independently, the pictures that the pairs are of. NaN entries of `values`
+    are left out. NaN without a value, a pair, or a mean of the pairs other than 0; no interval with fewer than
+    MIN_IMAGES of either.
+
+    Raises ValueError for another shape.
+    """
+    values, pairs = np.asarray(values, dtype=np.float64), np.asarray(pairs, dtype=np.float64)
+    if values.ndim != 1 or pairs.ndim != 2 or pairs.shape[0] != pairs.shape[1]:
+        raise ValueError(f"expected values [n] and pairs [N, N], got {values.shape} and {pairs.shape}")
+    values = values[np.isfinite(values)]
+    n, size = len(values), len(pairs)
+    off_diagonal = pairs.copy()
+    np.fill_diagonal(off_diagonal, 0.0)
+    unit = off_diagonal.sum() / max(1, size * (size - 1))
+    if n == 0 or not unit > 0:
+        return Estimate(math.nan, None, None, n, level)
+    value = float(values.mean() / unit)
+    if n < MIN_IMAGES or size < MIN_IMAGES:
+        return Estimate(value, None, None, n, level)
+    tops = np.concatenate([counts @ values / n for counts in _resampled_counts(n, resamples, seed)])
+    units = []
+    for counts in _resampled_counts(size, resamples, seed + _OTHER_STREAM):
+        total = ((counts @ off_diagonal) * counts).sum(axis=1)
+        units.append(total / np.maximum(size**2 - (counts**2).sum(axis=1), 1))  # a picture drawn twice is no pair
+    bottom = np.concatenate(units)
+    tail = (1 - level) / 2
+    low, high = np.quantile(tops[bottom > 0] / bottom[bottom > 0], [tail, 1 - tail])
+    return Estimate(value, float(low), float(high), n, level)
+
+
+def wilson(successes: float, n: int, *, level: float = LEVEL) -> Estimate:
     """A proportion successes / n with Wilson's score interval, which stays honest at 0 and at n.
+
+    Where each image has several samples, n is the number of images and `successes` the sum of their shares: that is
+    right if the samples of an image agree, and too wide, never too narrow, if they do not.
 
     Raises ValueError unless 0 <= successes <= n.
     """

@@ -20,13 +20,13 @@ _TIE = 1e-12  # of |q|^2 + |g|^2: differences below this are rounding of float64
 def ranks(queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """The rank of gallery[targets[i]] among the gallery [N, dim], seen from queries[i]: float64 [Q], in [1, N].
 
-    queries [Q, dim]; targets int [Q], indices into the gallery. Squared Euclidean distances in float64, in blocks, so
-    that memory stays bounded whatever Q and N are. Ties get the mid-rank.
+    queries [Q, dim]; targets int [Q], indices into the gallery. Squared Euclidean distances in float64, in blocks of
+    the gallery, so that memory beside what is given stays bounded whatever N is. Ties get the mid-rank.
 
     Raises ValueError for shapes that do not fit, a target outside the gallery, or values that are not finite.
     """
     queries = np.asarray(queries, dtype=np.float64)
-    gallery = np.asarray(gallery, dtype=np.float64)
+    gallery = np.asarray(gallery)
     targets = np.asarray(targets)
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         raise ValueError(f"expected queries [Q, dim] and gallery [N, dim], got {queries.shape} and {gallery.shape}")
@@ -38,23 +38,31 @@ def ranks(queries: np.ndarray, gallery: np.ndarray, targets: np.ndarray) -> np.n
         raise ValueError("queries and gallery must be finite")
 
     # Distances do not change when both sides move; near the origin the expanded square loses the fewest digits.
-    centre = gallery.mean(axis=0)
-    queries, gallery = queries - centre, gallery - centre
+    centre = gallery.mean(axis=0, dtype=np.float64)
+    queries = queries - centre
     query_norm = np.einsum("ij,ij->i", queries, queries)
-    gallery_norm = np.einsum("ij,ij->i", gallery, gallery)
 
-    result = np.empty(len(queries))
-    rows = max(1, _BLOCK_BYTES // (8 * max(1, len(gallery))))
-    for start in range(0, len(queries), rows):
-        block = slice(start, start + rows)
-        # |q - g|^2 without its |q|^2, which is the same for the whole gallery
-        distance = gallery_norm - 2.0 * (queries[block] @ gallery.T)
-        to_target = np.take_along_axis(distance, targets[block, None], axis=1)
-        slack = _TIE * (query_norm[block, None] + gallery_norm)
-        nearer = (distance < to_target - slack).sum(axis=1)
-        tied = (np.abs(distance - to_target) <= slack).sum(axis=1)  # counts the target itself
-        result[block] = 1 + nearer + (tied - 1) / 2
-    return result
+    def squares(block: slice) -> tuple[np.ndarray, np.ndarray]:
+        """|q - g|^2 without its |q|^2, which is the same for the whole gallery: [Q, block]; and |g|^2 [block]."""
+        part = gallery[block] - centre
+        norm = np.einsum("ij,ij->i", part, part)
+        return norm - 2.0 * (queries @ part.T), norm
+
+    rows = max(1, _BLOCK_BYTES // (8 * max(1, len(queries), gallery.shape[1])))
+    blocks = [slice(start, start + rows) for start in range(0, len(gallery), rows)]
+    to_target = np.empty((len(queries), 1))
+    for block in blocks:
+        mine = np.flatnonzero((targets >= block.start) & (targets < block.stop))
+        if len(mine):
+            part = gallery[targets[mine]] - centre
+            to_target[mine, 0] = np.einsum("ij,ij->i", part, part) - 2.0 * np.einsum("ij,ij->i", queries[mine], part)
+    nearer, tied = np.zeros(len(queries)), np.zeros(len(queries))
+    for block in blocks:
+        distance, norm = squares(block)
+        slack = _TIE * (query_norm[:, None] + norm)
+        nearer += (distance < to_target - slack).sum(axis=1)
+        tied += (np.abs(distance - to_target) <= slack).sum(axis=1)  # counts the target itself
+    return 1 + nearer + (tied - 1) / 2
 
 
 @dataclass(frozen=True)
