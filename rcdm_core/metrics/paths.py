@@ -33,7 +33,9 @@ def slerp(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
     if angle < _PARALLEL:
         return lerp(a, b, t[:, 0])
     if np.pi - angle < _PARALLEL:
-        raise RCDMError("Two representations point in opposite directions, between which no arc leads; use --path lerp.")
+        raise RCDMError(
+            "Two representations point in opposite directions, between which no arc leads; use --path lerp."
+        )
     direction = (np.sin((1 - t) * angle) * u + np.sin(t * angle) * v) / np.sin(angle)
     return ((1 - t) * length_a + t * length_b) * direction
 

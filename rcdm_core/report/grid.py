@@ -14,22 +14,35 @@ from rcdm_core.atomic import replacing
 CELL = 96  # pixels that a small picture is enlarged to, about
 GAP, BLOCK_GAP, MARGIN = 2, 14, 16
 _TEXT, _SMALL = 14, 12
-_INK, _PALE, _PAPER = (20, 24, 31), (92, 99, 112), (255, 255, 255)
+_INK, _PALE, _PAPER, _FRAME = (20, 24, 31), (92, 99, 112), (255, 255, 255), (200, 30, 30)
+_CAPTION_HEIGHT = 16
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
 class GridRow:
-    """label: lines, the first one darker. picture: [3, S, S]. blocks: [n, 3, S, S] for each model.
+    """label: lines, the first one darker. picture: [3, S, S], or None. blocks: [n, 3, S, S] for each model.
 
-    numbers: lines of text beside each block.
+    numbers: lines of text beside each block. captions: a text under each picture of each block, none where empty.
+    framed: for each block, the places of pictures that get a red frame.
     """
 
     label: Sequence[str]
-    picture: np.ndarray
+    picture: np.ndarray | None
     blocks: Sequence[np.ndarray]
     numbers: Sequence[Sequence[str]]
+    captions: Sequence[Sequence[str]] = ()
+    framed: Sequence[Sequence[int]] = ()
+
+
+@dataclass(frozen=True)
+class Legend:
+    """A colour scale: its bar [3, h, w], and what is written at its left and right."""
+
+    bar: np.ndarray
+    left: str
+    right: str
 
 
 def to_pil(picture: np.ndarray) -> Image.Image:
@@ -53,46 +66,73 @@ def cell_side(sizes: Sequence[int]) -> int:
 
 
 def draw_grid(
-    path: Path, rows: Sequence[GridRow], *, titles: Sequence[str], picture_title: str = "picture", caption: str = ""
+    path: Path,
+    rows: Sequence[GridRow],
+    *,
+    titles: Sequence[str],
+    picture_title: str = "picture",
+    caption: str = "",
+    legend: Legend | None = None,
 ) -> Path:
     """Write a PNG: for every row its label, its picture, and a block of samples and numbers for every model.
 
     titles: one a block. caption: a line below. Raises RCDMError when the file cannot be written.
     """
     text, small = ImageFont.load_default(_TEXT), ImageFont.load_default(_SMALL)
-    cell = cell_side([rows[0].picture.shape[-1], *(block.shape[-1] for block in rows[0].blocks)])
+    cell = cell_side([picture.shape[-1] for row in rows for picture in _pictures(row)])
     label_width = max(_width(line, text) for row in rows for line in row.label) + 12
+    picture_width = cell + BLOCK_GAP if any(row.picture is not None for row in rows) else 0
     number_widths = [
         max([0, *(_width(line, small) + 14 for row in rows for line in row.numbers[b])]) for b in range(len(titles))
     ]
-    block_widths = [len(block) * (cell + GAP) - GAP for block in rows[0].blocks]
+    block_widths = [max(len(row.blocks[b]) for row in rows) * (cell + GAP) - GAP for b in range(len(titles))]
     block_widths = [max(w, _width(t, text) - n) for w, t, n in zip(block_widths, titles, number_widths, strict=True)]
     # a title may be wider than its block of samples, and the numbers then start behind it
-    lefts, x = [], MARGIN + label_width + cell + BLOCK_GAP
+    lefts, x = [], MARGIN + label_width + picture_width
     for width, numbers in zip(block_widths, number_widths, strict=True):
         lefts.append(x)
         x += width + numbers + BLOCK_GAP
     top = MARGIN + 26
+    heights = [cell + GAP + (_CAPTION_HEIGHT if any(map(any, row.captions)) else 0) for row in rows]
     width = max(x - BLOCK_GAP + MARGIN, 2 * MARGIN + _width(caption, small))
-    height = top + len(rows) * (cell + GAP) - GAP + MARGIN + (24 if caption else 0)
+    height = top + sum(heights) - GAP + MARGIN + (24 if legend else 0) + (24 if caption else 0)
     canvas = Image.new("RGB", (int(width), int(height)), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((MARGIN + label_width, MARGIN), picture_title, font=text, fill=_PALE)
+    if picture_width:
+        draw.text((MARGIN + label_width, MARGIN), picture_title, font=text, fill=_PALE)
     for left, title in zip(lefts, titles, strict=True):
         draw.text((left, MARGIN), title, font=text, fill=_INK)
-    for r, row in enumerate(rows):
-        y = top + r * (cell + GAP)
+    y = top
+    for row, row_height in zip(rows, heights, strict=True):
         _lines(draw, (MARGIN, y + cell / 2), row.label, text, first=_INK, rest=_PALE)
-        _paste(canvas, row.picture, (MARGIN + label_width, y), cell)
-        for left, block, lines in zip(lefts, row.blocks, row.numbers, strict=True):
+        if row.picture is not None:
+            _paste(canvas, row.picture, (MARGIN + label_width, y), cell)
+        for b, (left, block, lines) in enumerate(zip(lefts, row.blocks, row.numbers, strict=True)):
             for k, picture in enumerate(block):
-                _paste(canvas, picture, (left + k * (cell + GAP), y), cell)
+                corner = (left + k * (cell + GAP), y)
+                _paste(canvas, picture, corner, cell)
+                if row.captions and row.captions[b]:
+                    draw.text((corner[0], y + cell + 1), row.captions[b][k], font=small, fill=_PALE)
+                if row.framed and k in row.framed[b]:
+                    right, bottom = corner[0] + cell - 1, y + cell - 1
+                    draw.rectangle((*corner, right, bottom), outline=_FRAME, width=3)
             _lines(draw, (left + len(block) * (cell + GAP) + 10, y + cell / 2), lines, small, first=_INK, rest=_PALE)
+        y += row_height
+    if legend is not None:
+        x, y = MARGIN, height - MARGIN - 14 - (24 if caption else 0)
+        draw.text((x, y), legend.left, font=small, fill=_PALE)
+        x += _width(legend.left, small) + 8
+        canvas.paste(to_pil(legend.bar), (x, y + 2))
+        draw.text((x + legend.bar.shape[2] + 8, y), legend.right, font=small, fill=_PALE)
     if caption:
         draw.text((MARGIN, height - MARGIN - 14), caption, font=small, fill=_PALE)
     with replacing(path) as temporary:
         canvas.save(temporary, format="PNG", compress_level=4)
     return path
+
+
+def _pictures(row: GridRow) -> list[np.ndarray]:
+    return [*([] if row.picture is None else [row.picture]), *(block[0] for block in row.blocks if len(block))]
 
 
 def _paste(canvas: Image.Image, picture: np.ndarray, corner: tuple[float, float], cell: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.atomic import replace_text
-from rcdm_core.report.grid import to_pil
+from rcdm_core.report.grid import GridRow, to_pil
 
 if TYPE_CHECKING:
     import jinja2
@@ -42,6 +42,20 @@ def data_uri(picture: np.ndarray) -> str:
     else:
         to_pil(picture).save(buffer, format="JPEG", quality=90, subsampling=0)
     return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def cell_pictures(row: GridRow, block: int) -> list[dict[str, Any]]:
+    """The pictures of a block for the page: src, caption, framed."""
+    captions = row.captions[block] if row.captions else ()
+    framed = row.framed[block] if row.framed else ()
+    return [
+        {
+            "src": data_uri(picture),
+            "caption": captions[k] if k < len(captions) else "",
+            "framed": k in framed,
+        }
+        for k, picture in enumerate(row.blocks[block])
+    ]
 
 
 def cell_height(columns: int) -> int:
@@ -81,6 +95,6 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(data_uri=data_uri, number=number, interval=interval)
+    environment.filters.update(data_uri=data_uri, number=number, interval=interval, cell_pictures=cell_pictures)
     environment.globals["verdicts"] = VERDICTS
     return environment

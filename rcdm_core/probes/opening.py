@@ -1,0 +1,113 @@
+"""What most probes do first: check their numbers, find their pictures, and say what is odd about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.bootstrap import MIN_IMAGES
+from rcdm_core.probes.pictures import Picture, Pictures, choose, default_data, held_out
+
+if TYPE_CHECKING:
+    from rcdm_core.data.source import ImageSource
+    from rcdm_core.model import RCDM
+    from rcdm_core.probes.base import Context
+
+
+def check_least(params: Mapping[str, Any], **least: int) -> None:
+    """Raise RCDMError for the first of the named parameters that is below its least value."""
+    for name, value in least.items():
+        if params[name] < value:
+            raise RCDMError(f"{name} is {params[name]}, but expected a whole number of at least {value}.")
+
+
+def check_conditional(context: Context) -> None:
+    """Raise RCDMError for a model that was trained without a representation."""
+    for name, model in zip(context.names, context.models, strict=True):
+        if model.h_dim == 0:
+            raise RCDMError(
+                f"{name} was trained without a representation, and the probe {context.probe.name} is about one; give "
+                "another --model."
+            )
+
+
+def data_of(context: Context) -> ImageSource | None:
+    """The set that further pictures come from: --data, or what the first model was trained on, if that is there."""
+    return context.data if context.data is not None else default_data(context.models[0])
+
+
+def pictures_of(context: Context, data: ImageSource | None, count: int) -> Pictures:
+    """The pictures to look at, with notes on too few for an interval and on those that have to be enlarged.
+
+    Raises RCDMError as `choose`.
+    """
+    pictures = choose(context.images, data, context.models, count=count)
+    pictures.notes += few(len(pictures))
+    if context.images:  # those of a set are what the models were trained on, or like it
+        pictures.notes += small(pictures, context.models)
+    return pictures
+
+
+def few(n: int, what: str = "picture") -> list[str]:
+    """The note on fewer than an interval takes."""
+    if n >= MIN_IMAGES:
+        return []
+    return [
+        f"{n} {what}{'s are' if n > 1 else ' is'} too few for intervals ({MIN_IMAGES} are needed): the numbers hold for "
+        "what is shown and for nothing else."
+    ]
+
+
+def small(pictures: Sequence[Picture], models: Sequence[RCDM]) -> list[str]:
+    """The note on pictures that are smaller than what generators or encoders take."""
+    side = max(max(model.image_size, model.encoder.image_size) for model in models)
+    found = []
+    for picture in pictures:
+        width, height = picture.open().size
+        if min(width, height) < side:
+            found.append(f"{picture.name} ({width} × {height})")
+    if not found:
+        return []
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return [
+        f"{', '.join(found[:3])}{more} {'is' if len(found) == 1 else 'are'} smaller than the {side} pixels that a "
+        "generator or encoder takes, and enlarged: what h says of sharpness and detail is of the enlargement."
+    ]
+
+
+def pool_of(context: Context, data: ImageSource | None, pictures: Pictures, count: int) -> Pictures:
+    """Held-out pictures that random pairs are made of: the first `count` of the data, or without data the pictures."""
+    if data is None or count == 0:
+        return Pictures([*pictures])
+    try:
+        found = held_out(data, context.models, count=count)
+    except RCDMError:  # every one was trained on: what was asked for is all there is
+        return Pictures([*pictures])
+    return found if len(found) >= 2 else Pictures([*pictures])
+
+
+def labels_of(data: ImageSource | None) -> dict[str, str]:
+    """content id -> the name of its class; empty where there are no classes."""
+    if data is None or data.labels is None:
+        return {}
+    return {content_id: data.label_names[label] for content_id, label in zip(data.ids, data.labels, strict=True)}
+
+
+def require_labels(data: ImageSource | None) -> dict[str, str]:
+    """As `labels_of`, of at least two classes.
+
+    Raises RCDMError without data, without labels, or for one class.
+    """
+    if data is None:
+        raise RCDMError("The pictures of the training are not there any more; give a folder of classes with --data.")
+    labels = labels_of(data)
+    where = data.describe()["path"]
+    if not labels:
+        subfolders = [path for path in Path(where).iterdir() if path.is_dir()] if Path(where).is_dir() else []
+        what = "has one class only" if len(subfolders) == 1 else "has no labels"
+        raise RCDMError(f"{where} {what}; give --data a folder with a subfolder for each of at least two classes.")
+    if len(set(labels.values())) < 2:
+        raise RCDMError(f"{where} has one class only; give --data a folder with a subfolder for each of at least two.")
+    return labels

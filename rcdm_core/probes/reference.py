@@ -1,0 +1,114 @@
+"""What samples are compared with: random pairs of held-out pictures, and the pictures of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rcdm_core.errors import UnreadableImage
+from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs
+from rcdm_core.probes.pictures import Picture, Pictures, default_data, fit_of, from_source, h_of, read_arrays
+
+if TYPE_CHECKING:
+    from rcdm_core.data.source import ImageSource
+    from rcdm_core.model import RCDM
+    from rcdm_core.probes.base import Context
+
+BATCH = 32  # pictures read and encoded at a time
+
+
+@dataclass(frozen=True)
+class Random:
+    """N held-out pictures as one model sees them.
+
+    h [N, dim] float64; pictures [N, 3, S, S], S the generator's size. distances, squares [N, N]: of h; pixels [N, N]:
+    half the mean squared difference of two pictures, which is what `pixel_variance` is of two.
+    """
+
+    h: np.ndarray
+    pictures: np.ndarray
+    distances: np.ndarray
+    pixels: np.ndarray
+
+    @property
+    def squares(self) -> np.ndarray:
+        return self.distances**2
+
+    def mean(self, pairs: np.ndarray) -> float | None:
+        """The mean of one of the matrices over pairs of different pictures; None without one, or if it is 0."""
+        n = len(pairs)
+        return float(pairs.sum() / (n * (n - 1))) or None if n > 1 else None
+
+    def in_units(self, values: np.ndarray, pairs: np.ndarray, *, seed: int) -> Estimate:
+        """The mean of `values` [images] in units of the pairs' mean, with an interval over both."""
+        return bootstrap_over_pairs(values, pairs, seed=seed)
+
+
+def random_pictures(context: Context, pool: Pictures) -> list[Random]:
+    """For each model, what it makes of the pool."""
+    from scipy.spatial.distance import pdist, squareform
+
+    context.progress.start(len(pool) * len(context.models), "encoding pictures to compare with", unit="picture")
+    found = []
+    for model in context.models:
+        h_parts, shown = [], []
+        for start in range(0, len(pool), BATCH):
+            part = pool[start : start + BATCH]
+            h_parts.append(h_of(model, part).astype(np.float64))
+            shown.append(read_arrays(part, model.image_size, fit_of(model)))
+            context.progress.update(len(part))
+        h, pictures = np.concatenate(h_parts), np.concatenate(shown)
+        flat = pictures.reshape(len(pool), -1)
+        pixels = pdist(flat, "sqeuclidean") / (2 * flat.shape[1])
+        found.append(Random(h, pictures, squareform(pdist(h)), squareform(pixels)))
+    context.progress.finish()
+    return found
+
+
+def training_pictures(model: RCDM, data: ImageSource | None, count: int) -> Pictures:
+    """Pictures that the model was trained on, the first `count` by content id (0: all), each once; none if not known.
+
+    They are looked for in `data` and then in the set of the model's own training.
+    """
+    for source in (data, default_data(model)):
+        if source is None:
+            continue
+        order = sorted(range(len(source)), key=source.ids.__getitem__)
+        places = {source.ids[index]: index for index in reversed(order) if model.trained_on(source.ids[index])}
+        if places:
+            chosen = sorted(places)[: count or None]
+            return Pictures([from_source(source, places[content_id]) for content_id in chosen])
+    return Pictures([])
+
+
+def gallery(
+    context: Context, model: RCDM, pictures: Pictures, *, pixels: bool = True
+) -> Iterator[tuple[list[Picture], np.ndarray, np.ndarray | None]]:
+    """Pictures in blocks: which, their h [n, dim], and the pictures at the generator's size [n, 3, S, S].
+
+    Those that cannot be read are left out. Progress advances by the number of pictures.
+    """
+    for start in range(0, len(pictures), BATCH):
+        part = pictures[start : start + BATCH]
+        context.progress.update(len(part))
+        try:
+            h = h_of(model, part)
+            shown = read_arrays(part, model.image_size, fit_of(model)) if pixels else None
+        except UnreadableImage:
+            part = [picture for picture in part if _readable(picture, model)]
+            if not part:
+                continue
+            h = h_of(model, part)
+            shown = read_arrays(part, model.image_size, fit_of(model)) if pixels else None
+        yield list(part), h, shown
+
+
+def _readable(picture: Picture, model: RCDM) -> bool:
+    try:
+        picture.read(8, fit_of(model), "bicubic")
+    except UnreadableImage:
+        return False
+    return True
