@@ -55,8 +55,8 @@ def few(n: int, what: str = "picture") -> list[str]:
     if n >= MIN_IMAGES:
         return []
     return [
-        f"{n} {what}{'s are' if n > 1 else ' is'} too few for intervals ({MIN_IMAGES} are needed): the numbers hold for "
-        "what is shown and for nothing else."
+        f"{n} {what}{'s are' if n > 1 else ' is'} too few for intervals ({MIN_IMAGES} are needed): the numbers hold "
+        "for what is shown and for nothing else."
     ]
 
 

@@ -12,8 +12,13 @@ def said(estimate: Mapping[str, Any], digits: int = 2) -> str:
     if value is None:
         return "–"
     if low is None or high is None:
-        return f"{value:.{digits}f}"
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        return _text(value, digits)
+    return f"{_text(value, digits)} [{_text(low, digits)}, {_text(high, digits)}]"
+
+
+def _text(value: float, digits: int) -> str:
+    text = f"{value:.{digits}f}"
+    return text if float(text) else text.lstrip("-")
 
 
 def percent(estimate: Mapping[str, Any]) -> str:

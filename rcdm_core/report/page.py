@@ -115,7 +115,7 @@ def _p(value: float | None) -> str:
 
 
 def coloured(values: np.ndarray, top: float) -> np.ndarray:
-    """Values [..., H, W] on the colour scale "magma" from 0 to `top`, larger ones in its last colour: [..., 3, H, W]."""
+    """Values [..., H, W] on the colour scale "magma" from 0 to `top`, larger ones in the last one: [..., 3, H, W]."""
     from matplotlib import colormaps
 
     colours = np.asarray(colormaps["magma"](np.linspace(0, 1, _COLOURS)))[:, :3]

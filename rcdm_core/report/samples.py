@@ -28,8 +28,8 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow], foun
         ],
         chart=1,
         mark=True,
-        note="Distances are in units of two random pictures' distance, the spread in units of random pictures' variance. "
-        "The mark on the scale is 1.",
+        note="Distances are in units of two random pictures' distance, the spread of random pictures' variance. The "
+        "mark on the scale is 1.",
     )
     each = Table(
         "Every picture",
@@ -49,7 +49,8 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow], foun
             for i, record in enumerate(result.images, 1)
         ],
     )
-    caption = "The picture, and samples of its h. Beside them: h, the samples' distance from it (in brackets the real picture's at this size); spread, how they differ."
+    caption = "The picture, and samples of its h. Beside them: h, the samples' distance from it (in brackets the real "
+    caption += "picture's at this size); spread, how they differ."
     figure = Figure(rows, context.names, caption)
     parts = Parts([table], [], [figure], [*differences(found, "samples from h"), each])
     return write_probe_page(result, context, "Samples", parts, groups=groups)

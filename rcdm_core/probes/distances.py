@@ -1,0 +1,319 @@
+"""Figures 21 and 22: are samples nearer to the h that they were made from than other pictures are?
+
+Squared distances of h from the conditioning picture's: of random pictures, of others of its class, of the nearest
+pictures of the training, of the picture under single augmentations and under a whole chain of them, of the picture at
+the generator's size, and of the samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, wilson
+from rcdm_core.metrics.neighbours import Nearest
+from rcdm_core.metrics.paired import compare
+from rcdm_core.probes.augmentations import CHAINS, Augmentation, augmented, chain, singles
+from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.opening import check_conditional, check_least, data_of, labels_of, pictures_of, pool_of
+from rcdm_core.probes.pictures import Picture, Pictures, fit_of, h_of, read_arrays, to_array
+from rcdm_core.probes.reference import Random, gallery, random_pictures, training_pictures
+from rcdm_core.probes.wording import percent, said
+from rcdm_core.provider import Option
+from rcdm_core.report.grid import GridRow, draw_grid, to_pil
+
+if TYPE_CHECKING:
+    from rcdm_core.data.source import ImageSource
+    from rcdm_core.model import RCDM
+
+RANDOM, SAME_CLASS, TRAINING, SAMPLES, SMALL = (
+    "random pictures",
+    "same class",
+    "nearest in training",
+    "samples",
+    "picture at samples' size",
+)
+PARAMETERS = {
+    "samples": Option(int, 8, "pictures of each kind, and samples of each h"),
+    "count": Option(int, 8, "held-out pictures to look at when no --image is given"),
+    "pool": Option(int, 256, "held-out pictures that random ones and those of the same class are taken from"),
+    "training": Option(int, 5000, "pictures of the training to search for the nearest ones; 0: all"),
+    "chain": Option(str, "dino", "whose chain of augmentations: dino or swav"),
+}
+
+
+@dataclass
+class Look:
+    """One model on one picture. squares: kind -> squared distances of h [m]; shown: kind -> [m, 3, S, S]."""
+
+    squares: dict[str, np.ndarray] = field(default_factory=dict)
+    shown: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def run(context: Context) -> Result:
+    """Squared distances of h to other pictures, augmented ones and samples, for every picture and model.
+
+    Raises RCDMError for parameters out of range, an unconditional model, or pictures that cannot be read.
+    """
+    from rcdm_core.report.distances import write_report
+
+    params = context.params
+    check_least(params, samples=1, count=1, pool=2, training=0)
+    if params["chain"] not in CHAINS:
+        raise RCDMError(f"There is no chain of augmentations {params['chain']!r}; expected {' or '.join(CHAINS)}.")
+    check_conditional(context)
+    data = data_of(context)
+    pictures = pictures_of(context, data, params["count"])
+    augmentations = [*singles(), chain(params["chain"])]
+    result = context.begin(pictures, data, augmentations={one.name: one.says for one in augmentations})
+    labels = labels_of(data)
+    if not any(picture.id in labels for picture in pictures):
+        result.notes.append("No picture has a label, so that there are none of the same class; the others are there.")
+    pool = pool_of(context, data, pictures, params["pool"])
+    references = random_pictures(context, pool)
+    h = [h_of(model, [*pictures]).astype(np.float64) for model in context.models]
+    nearest = [_nearest(context, result, m, pictures, h[m], data) for m in range(len(context.models))]
+
+    found: list[list[Look]] = []
+    rows: list[GridRow] = []
+    context.progress.start(len(pictures) * len(context.models) * params["samples"], "sampling", unit="sample")
+    for i, picture in enumerate(pictures):
+        looks = []
+        made: dict[tuple[str, int, str], dict[str, np.ndarray]] = {}
+        for m, model in enumerate(context.models):
+            look = _others(picture, h[m][i], pool, references[m], labels, params["samples"])
+            look.squares.update(nearest[m].squares[i])
+            look.shown.update(nearest[m].shown[i])
+            _own(context, model, picture, h[m][i], augmentations, look, made)
+            looks.append(look)
+        found.append(looks)
+        file = f"distances-{i + 1:03d}.png"
+        result.images.append(
+            {
+                "name": picture.name,
+                "content_id": picture.id,
+                "class": labels.get(picture.id),
+                "models": {name: {"squares": look.squares} for name, look in zip(context.names, looks, strict=True)},
+                "file": file,
+            }
+        )
+        fresh = _rows(
+            looks, references, read_arrays([picture], context.models[0].image_size, fit_of(context.models[0]))
+        )
+        caption = f"{picture.name}: squared distance from its h, in units of two random pictures'"
+        draw_grid(result.add_file(file), fresh, titles=context.names, caption=caption)
+        rows += fresh if i < 4 else []
+        result.save()  # what is done stays, whatever happens to the rest
+    context.progress.finish()
+
+    kinds = [kind for kind in kinds_of(augmentations) if any(kind in look.squares for one in found for look in one)]
+    for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
+        of_model = [looks[m] for looks in found]
+        result.aggregates[name] = _aggregate(of_model, kinds, reference, len(pool), nearest[m].searched, context.seed)
+        result.answer.append(answer(name, result.aggregates[name]))
+    scaled = {
+        name: np.array([looks[m].squares[SAMPLES].mean() for looks in found])
+        / (references[m].mean(references[m].squares) or np.nan)
+        for m, name in enumerate(context.names)
+    }
+    differences = compare(scaled, seed=context.seed)
+    result.aggregates["differences"] = [difference.as_json() for difference in differences]
+    write_report(result, context, rows, kinds, augmentations, differences)
+    return result
+
+
+def kinds_of(augmentations: list[Augmentation]) -> list[str]:
+    """What is compared, in the figures' order."""
+    return [RANDOM, SAME_CLASS, TRAINING, *(one.name for one in augmentations), SMALL, SAMPLES]
+
+
+def _others(picture: Picture, h: np.ndarray, pool: Pictures, reference: Random, labels: dict[str, str], n: int) -> Look:
+    """Random pictures of the pool, and those of the picture's class: distances of all, pictures of the first n."""
+    look = Look()
+    others = np.array([one.id != picture.id for one in pool])
+    label = labels.get(picture.id)
+    same = others & np.array([label is not None and labels.get(one.id) == label for one in pool])
+    squares = ((reference.h - h) ** 2).sum(axis=1)
+    for kind, chosen in ((RANDOM, others), (SAME_CLASS, same)):
+        if chosen.any():
+            look.squares[kind] = squares[chosen]
+            look.shown[kind] = reference.pictures[chosen][:n]
+    return look
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """For each picture the entry TRAINING of a Look; searched: pictures of the training."""
+
+    squares: list[dict[str, np.ndarray]]
+    shown: list[dict[str, np.ndarray]]
+    searched: int
+
+
+def _nearest(
+    context: Context, result: Result, m: int, pictures: Pictures, h: np.ndarray, data: ImageSource | None
+) -> _Neighbours:
+    """The nearest pictures of a model's training, but for the picture itself."""
+    model, n = context.models[m], context.params["samples"]
+    training = training_pictures(model, data, context.params["training"])
+    if not len(training):
+        result.notes.append(
+            f"The pictures that {context.names[m]} was trained on are not at hand, so that none of them is the nearest."
+        )
+        return _Neighbours([{} for _ in pictures], [{} for _ in pictures], 0)
+    search = Nearest(h, n + 1)  # one more: a picture that was trained on finds itself
+    seen: list[Picture] = []
+    context.progress.start(len(training), f"{context.names[m]}: searching the training", unit="picture")
+    for part, part_h, _ in gallery(context, model, training, pixels=False):
+        search.add(part_h)
+        seen += part
+    context.progress.finish()
+    squares, shown = [], []
+    for i, picture in enumerate(pictures):
+        places = [(k, j) for k, j in enumerate(search.indices[i]) if j >= 0 and seen[j].id != picture.id][:n]
+        if not places:  # it was trained on itself alone
+            squares.append({})
+            shown.append({})
+            continue
+        squares.append({TRAINING: search.squares[i, [k for k, _ in places]]})
+        shown.append({TRAINING: read_arrays([seen[j] for _, j in places], model.image_size, fit_of(model))})
+    return _Neighbours(squares, shown, len(seen))
+
+
+def _own(
+    context: Context,
+    model: RCDM,
+    picture: Picture,
+    h: np.ndarray,
+    augmentations: list[Augmentation],
+    look: Look,
+    made: dict[tuple[str, int, str], dict[str, np.ndarray]],
+) -> None:
+    """What is made of the picture itself: augmented, at the generator's size, and samples of its h.
+
+    made: the augmented pictures by fit, size and interpolation, which models share.
+    """
+    import torch
+
+    n, fit = context.params["samples"], fit_of(model)
+    size, how = model.encoder.image_size, model.encoder.interpolation
+    if (fit, size, how) not in made:
+        square = picture.square(fit)
+        made[fit, size, how] = {
+            one.name: np.stack(
+                [
+                    augmented(one, square, size, how, seed=context.seed, stream=picture.id, k=k)
+                    for k in range(n if one.random else 1)
+                ]
+            )
+            for one in augmentations
+        }
+    for kind, stack in (*made[fit, size, how].items(), (SMALL, read_arrays([picture], model.image_size, fit))):
+        again = model.encode(torch.from_numpy(stack)).numpy().astype(np.float64)
+        look.squares[kind] = ((again - h) ** 2).sum(axis=1)
+        look.shown[kind] = stack if kind == SMALL else _shrunk(stack, model.image_size)
+    drawn = draw(context, model, h[None], n, [picture.id])
+    look.squares[SAMPLES] = ((drawn.h[0] - h) ** 2).sum(axis=1)
+    look.shown[SAMPLES] = drawn.samples[0]
+
+
+def _shrunk(stack: np.ndarray, size: int) -> np.ndarray:
+    """Pictures [m, 3, H, H] at another size, for display."""
+    return np.stack([to_array(to_pil(one), size) for one in stack])
+
+
+def _rows(looks: list[Look], references: list[Random], picture: np.ndarray) -> list[GridRow]:
+    """A row a kind; the augmented ones share one, with their names below."""
+    units = [reference.mean(reference.squares) or np.nan for reference in references]
+    augmented_kinds = [kind for kind in looks[0].squares if kind not in (RANDOM, SAME_CLASS, TRAINING, SMALL, SAMPLES)]
+    once = [kind for kind in augmented_kinds if not kind.endswith("chain")]
+    lines: list[tuple[str, list[str]]] = [(RANDOM, [RANDOM]), (SAME_CLASS, [SAME_CLASS]), (TRAINING, [TRAINING])]
+    lines += [("augmented", once)]
+    lines += [(kind, [kind]) for kind in augmented_kinds if kind.endswith("chain")]
+    lines += [(SMALL, [SMALL]), (SAMPLES, [SAMPLES])]
+    rows = []
+    for label, kinds in lines:
+        blocks, captions = [], []
+        for look, unit in zip(looks, units, strict=True):
+            kept = [kind for kind in kinds if kind in look.shown]
+            empty = np.zeros((0, *look.shown[SAMPLES].shape[1:]), np.float32)
+            one_each = len(kinds) > 1  # of several kinds, the first draw of each
+            shown = [look.shown[kind][: 1 if one_each else None] for kind in kept]
+            blocks.append(np.concatenate(shown) if shown else empty)
+            values = [look.squares[kind][: len(part)] / unit for kind, part in zip(kept, shown, strict=True)]
+            texts = [f"{value:.2f}" for part in values for value in part]
+            captions.append([f"{kind} {text}" for kind, text in zip(kept, texts, strict=True)] if one_each else texts)
+        if any(len(block) for block in blocks):
+            rows.append(GridRow([label], picture[0] if not rows else None, blocks, [[] for _ in looks], captions))
+    return rows
+
+
+def _aggregate(
+    looks: list[Look], kinds: list[str], reference: Random, pool: int, searched: int, seed: int
+) -> dict[str, Any]:
+    """Each kind's mean squared distance over pictures, absolute and in units of random pairs; and who is nearer."""
+
+    def means(kind: str) -> np.ndarray:
+        return np.array([look.squares[kind].mean() if kind in look.squares else np.nan for look in looks])
+
+    nearer = {}
+    for kind in kinds:
+        if kind == SAMPLES:
+            continue
+        # the nearest neighbour by itself, as in the paper; of every other kind the mean
+        other = np.array(
+            [
+                look.squares[kind].min() if kind == TRAINING else look.squares[kind].mean()
+                for look in looks
+                if kind in look.squares
+            ]
+        )
+        own = np.array([look.squares[SAMPLES].mean() for look in looks if kind in look.squares])
+        nearer[kind] = wilson(int((own < other).sum()), len(own)).as_json()
+    return {
+        "random_pair_square": reference.mean(reference.squares),
+        "pool": pool,
+        "searched": searched,
+        "squares": {kind: bootstrap_mean(means(kind), seed=seed).as_json() for kind in kinds},
+        "relative": {kind: _relative(means(kind), reference, seed).as_json() for kind in kinds},
+        "samples_nearer_than": nearer,
+    }
+
+
+def _relative(values: np.ndarray, reference: Random, seed: int) -> Estimate:
+    return reference.in_units(values, reference.squares, seed=seed)
+
+
+def answer(name: str, entry: dict[str, Any]) -> str:
+    """One model's distances in a sentence."""
+    relative, nearer = entry["relative"], entry["samples_nearer_than"]
+    if relative[SAMPLES]["value"] is None:
+        return f"{name}: there are no two pictures whose distance could be the unit; the absolute numbers must speak."
+    text = f"{name}: samples are at {said(relative[SAMPLES])} of the squared distance of two random pictures"
+    if TRAINING in relative:
+        text += (
+            f", and nearer than the nearest of {entry['searched']} pictures of the training for "
+            f"{percent(nearer[TRAINING])} of the pictures"
+        )
+    augmented_kinds = {k: v for k, v in relative.items() if k not in (RANDOM, SAME_CLASS, TRAINING, SMALL, SAMPLES)}
+    beyond = [kind for kind, value in augmented_kinds.items() if value["value"] > relative[SAMPLES]["value"]]
+    within = [kind for kind in augmented_kinds if kind not in beyond]
+    parts = []
+    if beyond:
+        parts.append(f"{', '.join(beyond)} move{'s' if len(beyond) == 1 else ''} the picture further on average")
+    if within:
+        parts.append(f"{', '.join(within)} less far")
+    return f"{text}; {', '.join(parts)}." if parts else f"{text}."
+
+
+PROBE = Probe(
+    name="distances",
+    summary="Whether samples are nearer to their h than other pictures and the augmented picture are",
+    figure="figures 21 and 22",
+    parameters=PARAMETERS,
+    run=run,
+)

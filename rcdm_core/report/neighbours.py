@@ -1,0 +1,53 @@
+"""The page of the neighbours probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rcdm_core.report.grid import GridRow
+from rcdm_core.report.page import Figure, Parts, Table, write_probe_page
+
+if TYPE_CHECKING:
+    from rcdm_core.probes.base import Context, Result
+
+WORDS = {"memorises": "memorises", "new": "as new as held-out pictures", "cannot tell": "cannot tell"}
+
+
+def write_report(result: Result, context: Context, rows: Sequence[Sequence[GridRow]]) -> Path:
+    """report.html: the answer, shares of near samples and copies, samples beside their nearest pictures."""
+    from rcdm_core.probes.neighbours import NEIGHBOURS, SPACES, TITLES, USUAL
+
+    table = Table(
+        "Numbers",
+        ["", "copies", "near", "verdict", "median distance", "of held-out pictures"],
+        [
+            [
+                f"{name}, in {words}",
+                part["copy"],
+                part["near"],
+                WORDS[part["verdict"]],
+                part["median"],
+                part["median_held_out"],
+            ]
+            for name in context.names
+            for space, words in SPACES.items()
+            for part in [result.aggregates[name]["spaces"][space]]
+        ],
+        digits=3,
+        chart=1,
+        note=f"{USUAL:.0%} of held-out pictures are as near, by definition. In brackets: Wilson's, over pictures.",
+    )
+    caption = (
+        "The picture, its first sample, and the sample's nearest training pictures. In a red frame: a copy. Below: the "
+        f"distance, over the mean distance of the next {NEIGHBOURS}."
+    )
+    figures = [
+        Figure(of_model, TITLES, caption, title=name)
+        for name, of_model in zip(context.names, rows, strict=True)
+        if of_model
+    ]
+    return write_probe_page(
+        result, context, "Neighbours", Parts([table], [], figures), usual=USUAL, neighbours=NEIGHBOURS
+    )

@@ -1,0 +1,117 @@
+"""Plots of estimates with their intervals, as a PNG file and as SVG inside a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rcdm_core.atomic import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK = "#14181f"  # of text and axes; in a page it becomes the colour of the page's own text
+_DPI = 110
+
+
+@dataclass(frozen=True)
+class Line:
+    """Estimates (as in result.json) at x; drawn with a band of their intervals. style: of matplotlib, such as "--"."""
+
+    label: str
+    x: Sequence[float]
+    estimates: Sequence[Mapping[str, Any]]
+    colour: int = 0
+    style: str = "-"
+
+
+def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str, y_label: str) -> str:
+    """Panels beside each other, by title, each with its lines. Writes the PNG and returns the SVG."""
+
+    def draw(axes: Axes, lines: Sequence[Line]) -> None:
+        for line in lines:
+            colour = f"C{line.colour}"
+            axes.plot(line.x, [e["value"] for e in line.estimates], line.style, color=colour, label=line.label, lw=1.6)
+            if all(e["low"] is not None for e in line.estimates):
+                low, high = ([e[key] for e in line.estimates] for key in ("low", "high"))
+                axes.fill_between(line.x, low, high, color=colour, alpha=0.18, lw=0)
+        axes.set_xlabel(x_label)
+        axes.set_ylim(bottom=0)
+
+    figure, axes = _axes(len(panels), height=3.2)
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        draw(axis, lines)
+        axis.set_title(title, fontsize=10, loc="left")
+    axes[0].set_ylabel(y_label)
+    axes[0].legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
+def plot_dots(
+    path: Path, kinds: Sequence[str], models: Mapping[str, Sequence[Mapping[str, Any] | None]], *, x_label: str
+) -> str:
+    """A row for each kind, a dot with its interval for each model. Writes the PNG and returns the SVG."""
+    figure, (axes,) = _axes(1, height=0.7 + 0.2 * len(kinds) * max(1, 0.6 * len(models)))
+    step = 0.7 / len(models)
+    for m, (name, estimates) in enumerate(models.items()):
+        for k, estimate in enumerate(estimates):
+            if estimate is None or estimate["value"] is None:
+                continue
+            y = k + (m - (len(models) - 1) / 2) * step
+            axes.plot(estimate["value"], y, "o", color=f"C{m}", ms=4.5, label=name if k == 0 else None)
+            if estimate["low"] is not None:
+                axes.plot([estimate["low"], estimate["high"]], [y, y], "-", color=f"C{m}", lw=1.8)
+    axes.set_yticks(range(len(kinds)), kinds)
+    axes.set_ylim(len(kinds) - 0.4, -0.6)
+    axes.set_xlim(left=0)
+    axes.set_xlabel(x_label)
+    axes.grid(axis="x", color=_INK, alpha=0.15, lw=0.7)
+    if len(models) > 1:
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return _save(figure, path)
+
+
+def _axes(panels: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
+    """A figure without a window, and its axes beside each other."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(6.4, 3.4 * panels), height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(colors=_INK, labelsize=9)
+        axis.xaxis.label.set_color(_INK)
+        axis.yaxis.label.set_color(_INK)
+        axis.title.set_color(_INK)
+        for spine in axis.spines.values():
+            spine.set_color(_INK)
+    return figure, axes
+
+
+def _save(figure: Figure, path: Path) -> str:
+    import matplotlib
+
+    for axis in figure.axes:
+        axis.title.set_color(_INK)
+        legend = axis.get_legend()
+        for text in legend.get_texts() if legend else ():
+            text.set_color(_INK)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DPI)
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+    )
+    return svg.replace("<svg ", '<svg class="plot" ', 1).replace(_INK, "currentColor")
