@@ -172,7 +172,8 @@ def _nearest(
         search.add(part_h)
         seen += part
     context.progress.finish()
-    squares, shown = [], []
+    squares: list[dict[str, np.ndarray]] = []
+    shown: list[dict[str, np.ndarray]] = []
     for i, picture in enumerate(pictures):
         places = [(k, j) for k, j in enumerate(search.indices[i]) if j >= 0 and seen[j].id != picture.id][:n]
         if not places:  # it was trained on itself alone
@@ -235,7 +236,7 @@ def _rows(looks: list[Look], references: list[Random], picture: np.ndarray) -> l
     lines += [("augmented", once)]
     lines += [(kind, [kind]) for kind in augmented_kinds if kind.endswith("chain")]
     lines += [(SMALL, [SMALL]), (SAMPLES, [SAMPLES])]
-    rows = []
+    rows: list[GridRow] = []
     for label, kinds in lines:
         blocks, captions = [], []
         for look, unit in zip(looks, units, strict=True):

@@ -280,7 +280,8 @@ def _rows(
     rows = []
     for i in range(min(context.params["rows"], len(pictures))):
         q = i * n
-        blocks_, captions, framed = [drawn.samples[i, :1]], [[""]], [[]]
+        blocks_, captions = [drawn.samples[i, :1]], [[""]]
+        framed: list[list[int]] = [[]]
         for space in SPACES:
             samples = found[space, "samples"]
             places = samples.places[q][: context.params["shown"]]

@@ -80,7 +80,7 @@ def run(context: Context) -> Result:
                 )
             )
         if number == 1 and len(pool) > 1:
-            fresh.append(_random_row(context, references, top))
+            fresh.insert(0, _random_row(references, top))
         caption = f"the map's colour, then samples; {params['samples']} samples a map"
         draw_grid(result.add_file(file), fresh, titles=context.names, legend=scale, caption=caption)
         rows += fresh if number <= 8 else []
@@ -104,7 +104,7 @@ def run(context: Context) -> Result:
     return result
 
 
-def _random_row(context: Context, references: list[Random], top: float) -> GridRow:
+def _random_row(references: list[Random], top: float) -> GridRow:
     """The map of random pictures, to compare with."""
     return GridRow(
         label=["random", "pictures"],

@@ -21,18 +21,19 @@ def write_report(
 ) -> Path:
     """report.html: the answer, the distances along the way, the samples."""
     tables, panels = [], {}
+    shares = t.tolist()
     for name in context.names:
         for path in paths:
             entry = result.aggregates[name][path]
             title = f"{name}, {path}"
             panels[title] = [
-                Line("to the first", t, entry["to_first"], 0),
-                Line("to the second", t, entry["to_second"], 1),
-                Line("progress", t, entry["progress"], 2, "--"),
+                Line("to the first", shares, entry["to_first"], 0),
+                Line("to the second", shares, entry["to_second"], 1),
+                Line("progress", shares, entry["progress"], 2, "--"),
             ]
             lines = [
                 [f"{share:.2f}", entry["to_first"][i], entry["to_second"][i], entry["progress"][i]]
-                for i, share in enumerate(t)
+                for i, share in enumerate(shares)
             ]
             columns = ["share of the way", "to the first", "to the second", "progress"]
             tables.append(Table(title, columns, lines, chart=3, mark=True))

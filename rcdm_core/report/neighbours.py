@@ -21,7 +21,7 @@ def write_report(result: Result, context: Context, rows: Sequence[Sequence[GridR
 
     table = Table(
         "Numbers",
-        ["", "copies", "near", "verdict", "median distance", "of held-out pictures"],
+        ["", "copies", "near", "verdict", "median distance", "held-out's"],
         [
             [
                 f"{name}, in {words}",

@@ -63,6 +63,11 @@ class Figure:
     legend: Legend | None = None
 
     @property
+    def has_pictures(self) -> bool:
+        """Whether any row has a picture of its own in the first column."""
+        return any(row.picture is not None for row in self.rows)
+
+    @property
     def cell(self) -> int:
         """Pixels at which a picture is shown."""
         wide = max(sum(len(block) + (1.5 if any(row.numbers) else 0) for block in row.blocks) for row in self.rows)

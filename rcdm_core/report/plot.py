@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _INK = "#14181f"  # of text and axes; in a page it becomes the colour of the page's own text
 _DPI = 110
+_ACROSS = 3  # panels beside each other
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Line:
 
 
 def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str, y_label: str) -> str:
-    """Panels beside each other, by title, each with its lines. Writes the PNG and returns the SVG."""
+    """Panels by title, three beside each other, each with its lines. Writes the PNG and returns the SVG."""
 
     def draw(axes: Axes, lines: Sequence[Line]) -> None:
         for line in lines:
@@ -43,11 +44,14 @@ def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str
         axes.set_xlabel(x_label)
         axes.set_ylim(bottom=0)
 
-    figure, axes = _axes(len(panels), height=3.2)
-    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+    figure, axes = _axes(len(panels), height=2.7)
+    for axis, (title, lines) in zip(axes, panels.items(), strict=False):
         draw(axis, lines)
         axis.set_title(title, fontsize=10, loc="left")
-    axes[0].set_ylabel(y_label)
+    for spare in axes[len(panels) :]:
+        spare.set_axis_off()
+    for first in axes[::_ACROSS]:
+        first.set_ylabel(y_label, fontsize=9)
     axes[0].legend(frameon=False, fontsize=8)
     return _save(figure, path)
 
@@ -77,13 +81,15 @@ def plot_dots(
 
 
 def _axes(panels: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """A figure without a window, and its axes beside each other."""
+    """A figure without a window, and its axes, at least as many as panels. height: inches of a row of them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(6.4, 3.4 * panels), height), layout="constrained")
+    across = min(panels, _ACROSS)
+    down = -(-panels // across)
+    figure = Figure(figsize=(max(6.4, 2.6 * across), height * down), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    axes = figure.subplots(down, across, sharey=True, squeeze=False).flatten()
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(colors=_INK, labelsize=9)

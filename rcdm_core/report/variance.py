@@ -28,12 +28,12 @@ def write_report(
             ]
             for name in context.names
         ],
-        digits=3,
+        digits=4,
         chart=1,
         mark=True,
         note="The mark on the scale is 1: samples that differ as much as random pictures.",
     )
-    caption = "The picture; the map of its samples' variance; some of the samples. One colour scale for all:"
+    caption = "First random pictures, to compare with. The picture; the map of its samples' variance; some of the samples. One colour scale for all:"
     figure = Figure(rows, context.names, caption, legend=scale)
     return write_probe_page(
         result, context, "Variance", Parts([table], [], [figure], differences(found, "of random pictures"))

@@ -1,0 +1,150 @@
+"""What probes cost beside the network that they look at.
+
+    python benchmarks/probes.py                        both tables
+    python benchmarks/probes.py --only gallery         ranks and nearest neighbours in a large gallery
+
+Gallery: 1,000 samples' h are ranked, and their 10 nearest found, among 50,000 representations of 2048 numbers; seconds,
+and the peak memory of the whole process, the gallery's 400 MB included. Share: the probe `samples` on held-out shapes
+at 32 x 32, with an untrained network of the preset tiny-32 (its time does not depend on its weights); how much of the
+probe's time passes in the network, in the encoder, and in everything else. Every measurement is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+QUERIES, NEIGHBOURS = 1000, 10
+
+
+def gallery(what: str, size: int, dim: int) -> dict[str, float]:
+    """One way of searching: seconds, and the peak memory in MB."""
+    from rcdm_core.metrics.neighbours import Nearest
+    from rcdm_core.metrics.ranks import ranks
+
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((size, dim), dtype=np.float32)
+    targets = rng.integers(0, size, QUERIES)
+    queries = h[targets] + rng.standard_normal((QUERIES, dim), dtype=np.float32)
+    begun = time.perf_counter()
+    if what == "ranks":
+        found = ranks(queries, h, targets)
+        assert found.min() >= 1
+    else:
+        search = Nearest(queries, NEIGHBOURS)
+        search.add(h)
+        assert np.isfinite(search.squares).all()
+    seconds = time.perf_counter() - begun
+    return {"seconds": seconds, "MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+class Clock:
+    """Adds up the time that passes inside a module."""
+
+    def __init__(self, module: Any) -> None:
+        self.seconds = 0.0
+        self._begun = 0.0
+        module.register_forward_pre_hook(self._begin)
+        module.register_forward_hook(self._end)
+
+    def _begin(self, *_: Any) -> None:
+        self._begun = time.perf_counter()
+
+    def _end(self, *_: Any) -> None:
+        self.seconds += time.perf_counter() - self._begun
+
+
+def share(probe: str, count: int, steps: int) -> dict[str, float]:
+    """One run of a probe: seconds in all, in the network and in the encoder."""
+    import torch
+
+    import rcdm_core
+    from rcdm_core import bundle
+    from rcdm_core.data.source import split
+    from rcdm_core.presets import PRESETS
+    from rcdm_core.unet import UNet
+
+    data = rcdm_core.Shapes(2000, seed=3)
+    encoder = rcdm_core.load_encoder("shapes-no-color")
+    fingerprint = rcdm_core.fingerprint(encoder)
+    preset = PRESETS["tiny-32"]
+    unet = preset.unet_config("batchnorm", h_dim=encoder.dim)
+    training, held_out = split(data.ids, 1000)
+    config = bundle.BundleConfig(
+        unet=unet,
+        diffusion=preset.diffusion,
+        provider=bundle.ProviderRecord(
+            "shapes-no-color", "oracle", encoder.dim, encoder.image_size, {}, None, fingerprint.weights_digest
+        ),
+        data=bundle.DataRecord(data.describe(), "crop", "", len(training), tuple(data.ids[i] for i in held_out)),
+        preset=preset.name,
+        step=0,
+        images_seen=0,
+        seconds=0.0,
+        seed=0,
+        arguments={},
+        versions={},
+    )
+    ids = torch.tensor(sorted(bundle.id_prefix(data.ids[i]) for i in training))
+    mean, std = torch.zeros(encoder.dim), torch.ones(encoder.dim)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        bundle.save(path, config, bundle.Contents(UNet(unet).state_dict(), mean, std, fingerprint.h, ids))
+        model = rcdm_core.load(path)
+        clocks = {"network": Clock(model.unet), "encoder": Clock(model.encoder)}
+        begun = time.perf_counter()
+        rcdm_core.run_probe(probe, models=[model], data=data, out=Path(folder) / "out", count=count, steps=steps)
+        seconds = time.perf_counter() - begun
+    return {"seconds": seconds, **{name: clock.seconds for name, clock in clocks.items()}}
+
+
+def measured(*words: str) -> dict[str, float]:
+    """The same file in a new process."""
+    done = subprocess.run([sys.executable, __file__, "--measure", *words], check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("gallery", "share"))
+    parser.add_argument("--size", type=int, default=50_000)
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--probes", default="samples,variance")
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        kind, what, *numbers = arguments.measure
+        found = (gallery if kind == "gallery" else share)(what, *map(int, numbers))
+        print(json.dumps(found))
+        return
+    if arguments.only != "share":
+        print(f"{QUERIES} samples in a gallery of {arguments.size} x {arguments.dim}")
+        for what in ("ranks", "nearest"):
+            found = measured("gallery", what, str(arguments.size), str(arguments.dim))
+            print(f"  {what:8} {found['seconds']:6.1f} s   {found['MB']:6.0f} MB")
+    if arguments.only != "gallery":
+        print(f"time of a probe, {arguments.count} pictures at 32 x 32, {arguments.steps} sampling steps")
+        for probe in arguments.probes.split(","):
+            found = measured("share", probe, str(arguments.count), str(arguments.steps))
+            rest = found["seconds"] - found["network"] - found["encoder"]
+            parts = ((what, found[what]) for what in ("network", "encoder"))
+            text = ", ".join(
+                f"{what} {100 * value / found['seconds']:.1f}%" for what, value in (*parts, ("rest", rest))
+            )
+            print(f"  {probe:10} {found['seconds']:6.1f} s: {text}")
+
+
+if __name__ == "__main__":
+    main()
