@@ -1,0 +1,111 @@
+"""What the probes count with, against scikit-learn, scipy and brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.spatial import geometric_slerp
+from scipy.spatial.distance import pdist, squareform
+from scipy.stats import wilcoxon
+from sklearn.neighbors import NearestNeighbors
+
+from rcdm_core.errors import RCDMError
+from rcdm_core.metrics import neighbours
+from rcdm_core.metrics.bootstrap import bootstrap_over_pairs, wilson
+from rcdm_core.metrics.neighbours import Nearest
+from rcdm_core.metrics.paired import compare, holm
+from rcdm_core.metrics.paths import lerp, slerp
+
+
+@pytest.mark.parametrize("block_bytes", [64 << 20, 8 * 24 * 50])
+def test_nearest_is_brute_force(monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
+    monkeypatch.setattr(neighbours, "_BLOCK_BYTES", block_bytes)
+    rng = np.random.default_rng(0)
+    gallery = (rng.standard_normal((700, 24)) + 1e3).astype(np.float32)  # an offset costs no digits
+    queries = rng.standard_normal((60, 24)) + 1e3
+    search = Nearest(queries, 7)
+    for start in range(0, 700, 150):
+        search.add(gallery[start : start + 150])
+    brute = NearestNeighbors(n_neighbors=7, algorithm="brute").fit(gallery.astype(float))
+    places = brute.kneighbors(queries, return_distance=False)
+    exact = np.sqrt(((gallery.astype(float)[places] - queries[:, None]) ** 2).sum(axis=-1))
+    assert np.array_equal(search.indices, places) and np.allclose(np.sqrt(search.squares), exact, rtol=1e-6)
+
+
+def test_a_gallery_smaller_than_k_and_copies() -> None:
+    search = Nearest(np.ones((2, 3)), 4)
+    search.add(np.array([[1.0, 1, 1], [3, 1, 1]]))
+    assert search.indices.tolist() == [[0, 1, -1, -1]] * 2
+    assert search.squares.tolist() == [[0, 4, np.inf, np.inf]] * 2
+    with pytest.raises(ValueError, match="gallery"):
+        search.add(np.ones((2, 4)))
+    with pytest.raises(ValueError, match="finite"):
+        search.add(np.full((2, 3), np.nan))
+
+
+def test_slerp_is_scipys_on_the_sphere() -> None:
+    rng = np.random.default_rng(1)
+    a, b = (v / np.linalg.norm(v) for v in rng.standard_normal((2, 17)))
+    t = np.linspace(0, 1, 9)
+    assert np.allclose(slerp(a, b, t), geometric_slerp(a, b, t), atol=1e-12)
+    # lengths change evenly, directions as if there were none
+    long = slerp(2 * a, 5 * b, t)
+    assert np.allclose(np.linalg.norm(long, axis=1), 2 + 3 * t)
+    assert np.allclose(long / np.linalg.norm(long, axis=1)[:, None], geometric_slerp(a, b, t), atol=1e-12)
+
+
+def test_lerp_ends_and_what_has_no_arc() -> None:
+    a, b = np.array([1.0, 0, 0]), np.array([0, 2.0, 0])
+    assert lerp(a, b, np.array([0, 0.25, 1])).tolist() == [[1, 0, 0], [0.75, 0.5, 0], [0, 2, 0]]
+    assert np.allclose(slerp(a, 3 * a, np.array([0.5])), 2 * a)
+    for other, message in ((-a, "opposite"), (0 * a, "is 0")):
+        with pytest.raises(RCDMError, match=message):
+            slerp(a, other, np.array([0.5]))
+
+
+def test_units_of_random_pairs() -> None:
+    rng = np.random.default_rng(2)
+    points, values = rng.standard_normal((40, 5)), rng.random(30)
+    pairs = squareform(pdist(points))
+    found = bootstrap_over_pairs(values, pairs)
+    assert found.value == pytest.approx(values.mean() / pdist(points).mean())
+    assert found.low < found.value < found.high and found.n == 30
+    few = bootstrap_over_pairs(values[:3], pairs)
+    assert few.low is None and few.value == pytest.approx(values[:3].mean() / pdist(points).mean())
+    assert np.isnan(bootstrap_over_pairs(values, pairs[:1, :1]).value)
+
+
+def test_the_interval_over_pairs_covers() -> None:
+    """Both the images and the pool are random; 95% of intervals hold the truth, within what 150 trials can tell."""
+    rng = np.random.default_rng(3)
+    truth = 1.0 / (2 / np.sqrt(np.pi))  # mean of the values, over the mean distance of two standard normal numbers
+    hits = 0
+    for trial in range(150):
+        values, points = rng.exponential(1.0, 40), rng.standard_normal((40, 1))
+        found = bootstrap_over_pairs(values, squareform(pdist(points)), seed=trial, resamples=300)
+        assert found.low is not None and found.high is not None
+        hits += found.low <= truth <= found.high
+    assert 0.87 <= hits / 150 <= 0.99
+
+
+def test_a_share_of_samples_counts_images() -> None:
+    halves = wilson(3.5, 10)
+    assert halves.value == 0.35 and wilson(3, 10).high < halves.high < wilson(4, 10).high
+
+
+def test_models_are_compared_in_pairs() -> None:
+    rng = np.random.default_rng(4)
+    base = rng.standard_normal(20)
+    values = {"a": base, "b": base + 0.5 + 0.1 * rng.standard_normal(20), "c": base + 0.01 * rng.standard_normal(20)}
+    found = compare(values)
+    assert [(d.first, d.second) for d in found] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert found[0].p == wilcoxon(values["a"] - values["b"]).pvalue
+    assert found[0].p_holm < 0.001 < 0.05 < found[1].p_holm and found[0].difference.high < 0
+    assert compare({"a": base[:3], "b": base[:3] + 1})[0].p is None
+    assert compare({"a": base, "b": base})[0].p == 1
+    assert compare({"a": base}) == []
+
+
+def test_holm() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
