@@ -4,9 +4,10 @@
     python benchmarks/probes.py --only gallery         ranks and nearest neighbours in a large gallery
 
 Gallery: 1,000 samples' h are ranked, and their 10 nearest found, among 50,000 representations of 2048 numbers; seconds
-(of processors too: the machine may be shared), and the peak memory of the whole process, the gallery's 400 MB included. Share: the probe `samples` on held-out shapes
-at 32 x 32, with an untrained network of the preset tiny-32 (its time does not depend on its weights); how much of the
-probe's time passes in the network, in the encoder, and in everything else. Every measurement is a process of its own.
+(of processors too: the machine may be shared), and the peak memory of the whole process, the gallery's 400 MB included.
+Share: probes on held-out shapes at 32 x 32, with an untrained network of the preset tiny-32 (its time does not depend
+on its weights); how much of a probe's time passes in the network, in the encoder, and in everything else. Every
+measurement is a process of its own.
 """
 
 from __future__ import annotations

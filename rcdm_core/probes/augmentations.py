@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from rcdm_core.probes.pictures import to_array
-from rcdm_core.randomness import torch_seed
 
 CENTRE = 0.75  # of the side
 SOLARIZE = 128  # of 256: values from here on are inverted
@@ -39,6 +38,8 @@ def augmented(
 ) -> np.ndarray:
     """Draw k of an augmented square picture, at the encoder's size: float32 [3, size, size] in [0, 1]."""
     import torch
+
+    from rcdm_core.randomness import torch_seed
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed("augmentation", seed, stream, augmentation.name, k))
