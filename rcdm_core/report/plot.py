@@ -89,7 +89,7 @@ def _axes(panels: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
     down = -(-panels // across)
     figure = Figure(figsize=(max(6.4, 2.6 * across), height * down), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(down, across, sharey=True, squeeze=False).flatten()
+    axes = list(figure.subplots(down, across, sharey=True, squeeze=False).flatten())
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(colors=_INK, labelsize=9)
