@@ -1,1 +1,1 @@
-"""Measures on pictures and representations: attributes, ranks, readouts, intervals. NumPy alone, nothing is trained."""
+"""Measures on pictures and representations: attributes, ranks, readouts, judges, intervals. No network is trained."""

@@ -7,7 +7,7 @@ as independent would make every interval too narrow.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -80,20 +80,40 @@ def bootstrap_ratio(
     den = np.asarray(denominator, dtype=np.float64)
     if num.ndim != 1 or num.shape != den.shape:
         raise ValueError(f"expected two arrays [n] of one length, got {num.shape} and {den.shape}")
-    usable = np.isfinite(num) & np.isfinite(den)
-    num, den = num[usable], den[usable]
-    n = len(num)
-    if n == 0 or den.sum() == 0:
-        return Estimate(math.nan, None, None, n, level)
-    value = float(num.sum() / den.sum())
-    if n < MIN_IMAGES:
+    return bootstrap_sums(np.stack([num, den], axis=1), _ratio, seed=seed, resamples=resamples, level=level)
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    top, bottom = sums.T
+    return np.where(bottom != 0, top / np.where(bottom != 0, bottom, 1.0), np.nan)
+
+
+def bootstrap_sums(
+    parts: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """What `statistic` makes of the sums of parts [n, q] over images, with the percentile bootstrap's interval.
+
+    statistic: sums [r, q] -> [r], NaN where it is not defined; resamples in which it is not are left out. Images, and
+    too few of them, as for `bootstrap_ratio`.
+
+    Raises ValueError unless `parts` is [n, q].
+    """
+    parts = np.asarray(parts, dtype=np.float64)
+    if parts.ndim != 2:
+        raise ValueError(f"expected parts [n, q], got {parts.shape}")
+    parts = parts[np.isfinite(parts).all(axis=1)]
+    n = len(parts)
+    value = float(statistic(parts.sum(axis=0)[None])[0]) if n else math.nan
+    if n < MIN_IMAGES or not math.isfinite(value):
         return Estimate(value, None, None, n, level)
-    draws = []
-    for counts in _resampled_counts(n, resamples, seed):
-        top, bottom = counts @ num, counts @ den
-        draws.append(top[bottom != 0] / bottom[bottom != 0])
+    draws = np.concatenate([statistic(counts @ parts) for counts in _resampled_counts(n, resamples, seed)])
     tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(draws), [tail, 1 - tail])
+    low, high = np.quantile(draws[np.isfinite(draws)], [tail, 1 - tail])
     return Estimate(value, float(low), float(high), n, level)
 
 

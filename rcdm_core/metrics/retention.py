@@ -1,17 +1,20 @@
 """How much of an attribute the samples of h bring back, and whether they vary as much as pictures do.
 
-Both are ratios of sums over held-out pictures, with the bootstrap's 95% interval over pictures; variances and
-covariances of an attribute that is a vector are traces.
+All are ratios of variances and covariances over held-out pictures (traces, where the attribute is a vector), with the
+bootstrap's 95% interval over pictures, in which every resample has means of its own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, bootstrap_ratio
+from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, bootstrap_sums
+
+SIGN_FLIPS = 9999  # of the paired test
 
 
 @dataclass(frozen=True)
@@ -22,36 +25,94 @@ class Observed:
     drawn   [N, d], the mean over the samples of each picture's h
     spread  [N], the variance of the samples around that mean, summed over d
     floor   standard deviation of the pictures below which the attribute is not measurable
+    seen    [N, d], what the instrument that measured the samples makes of the real pictures, where that is not `real`
+            itself: a class has labels, but of samples it can only be guessed
     """
 
     real: np.ndarray
     drawn: np.ndarray
     spread: np.ndarray
     floor: float
+    seen: np.ndarray | None = None
 
-    def deviations(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """`real` and `drawn` less their means over the pictures, and `spread`; None where too little can be said."""
-        usable = np.isfinite(self.real).all(axis=1) & np.isfinite(self.drawn).all(axis=1)
-        real, drawn, spread = self.real[usable], self.drawn[usable], self.spread[usable]
-        if len(real) < MIN_IMAGES:
+    @property
+    def usable(self) -> np.ndarray:
+        """Which pictures count: bool [N]."""
+        return np.isfinite(self.real).all(axis=1) & np.isfinite(self.drawn).all(axis=1)
+
+    def measurable(self) -> bool:
+        """Whether the pictures are enough for an interval and vary by more than the floor."""
+        real = self.real[self.usable]
+        return len(real) >= MIN_IMAGES and math.sqrt(real.var(axis=0).sum()) >= self.floor
+
+    def estimate(self, statistic: Callable[[Moments], np.ndarray], *, seed: int) -> Estimate | None:
+        """A function of the moments with its interval; None where the attribute is not measurable."""
+        if not self.measurable():
             return None
+        usable = self.usable
+        real, drawn, seen = (values[usable] for values in (self.real, self.drawn, self._seen))
+        # centred, because moments are differences of sums
+        real, drawn, seen = (values - values.mean(axis=0) for values in (real, drawn, seen))
+        d = real.shape[1]
+        parts = np.concatenate(
+            [
+                np.ones((len(real), 1)),
+                np.stack([(a * b).sum(axis=1) for a, b in ((real, drawn), (real, seen), (real, real))], axis=1),
+                np.stack([(drawn**2).sum(axis=1), (seen**2).sum(axis=1), self.spread[usable]], axis=1),
+                *(real, drawn, seen),
+            ],
+            axis=1,
+        )
+        return bootstrap_sums(parts, lambda sums: statistic(Moments(sums, d)), seed=seed)
+
+    @property
+    def _seen(self) -> np.ndarray:
+        return self.real if self.seen is None else self.seen
+
+    def contributions(self) -> np.ndarray:
+        """[N]: numbers whose mean over the pictures is the rendered retention; NaN for those that do not count."""
+        usable = self.usable
+        result = np.full(len(self.real), np.nan)
+        real, drawn, seen = (values[usable] for values in (self.real, self.drawn, self._seen))
         real = real - real.mean(axis=0)
-        if math.sqrt((real**2).sum(axis=1).mean()) < self.floor:
-            return None
-        return real, drawn - drawn.mean(axis=0), spread
+        bottom = (real * (seen - seen.mean(axis=0))).sum(axis=1).mean() if len(real) else 0.0
+        if bottom:
+            result[usable] = (real * (drawn - drawn.mean(axis=0))).sum(axis=1) / bottom
+        return result
+
+
+class Moments:
+    """(Co)variances in R resamples, each [R] and traced over the vector: those of the columns of `Observed.estimate`.
+
+    real_drawn, real_seen: covariances. real, drawn, seen: variances. spread: the mean of the samples' own variance.
+    """
+
+    def __init__(self, sums: np.ndarray, d: int) -> None:
+        n = sums[:, 0]
+        means = sums[:, 1:] / n[:, None]
+        real, drawn, seen = (means[:, 6 + i * d : 6 + (i + 1) * d] for i in range(3))
+        self.real_drawn = means[:, 0] - (real * drawn).sum(axis=1)
+        self.real_seen = means[:, 1] - (real * seen).sum(axis=1)
+        self.real = means[:, 2] - (real**2).sum(axis=1)
+        self.drawn = means[:, 3] - (drawn**2).sum(axis=1)
+        self.seen = means[:, 4] - (seen**2).sum(axis=1)
+        self.spread = means[:, 5]
+
+
+def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    usable = np.abs(bottom) > 1e-12
+    return np.where(usable, top / np.where(usable, bottom, 1.0), np.nan)
 
 
 def rendered_retention(observed: Observed, *, seed: int) -> Estimate | None:
     """Cov(a(x), mean_k a(s_k)) / Var(a(x)).
 
-    For a perfect generator it is Var(E[a | h]) / Var(a), what h retains; a generator that ignores h gets 0. None with
-    fewer pictures than an interval needs, or where the attribute does not vary measurably.
+    For a perfect generator it is Var(E[a | h]) / Var(a), what h retains; a generator that ignores h gets 0. With an
+    instrument of its own, Cov(a(x), seen(x)) is below the line: what the instrument misses in real pictures does not
+    count against the samples. None with fewer pictures than an interval needs, or where the attribute does not vary
+    measurably.
     """
-    deviations = observed.deviations()
-    if deviations is None:
-        return None
-    real, drawn, _ = deviations
-    return bootstrap_ratio((real * drawn).sum(axis=1), (real**2).sum(axis=1), seed=seed)
+    return observed.estimate(lambda m: _over(m.real_drawn, m.real_seen), seed=seed)
 
 
 def variance_ratio(observed: Observed, *, seed: int) -> Estimate | None:
@@ -60,8 +121,32 @@ def variance_ratio(observed: Observed, *, seed: int) -> Estimate | None:
     Far from 1, the generator is the limit: it draws less, or more, than the pictures have. None as for
     `rendered_retention`.
     """
-    deviations = observed.deviations()
-    if deviations is None:
-        return None
-    real, drawn, spread = deviations
-    return bootstrap_ratio((drawn**2).sum(axis=1) + spread, (real**2).sum(axis=1), seed=seed)
+    return observed.estimate(lambda m: _over(m.drawn + m.spread, m.seen), seed=seed)
+
+
+def agreement(observed: Observed, *, seed: int) -> Estimate | None:
+    """Cov(a(x), mean_k a(s_k))² / (Var(a(x)) Var(mean_k a(s_k))), with the covariance's sign.
+
+    The samples' mean is a function of h (and noise), so h retains at least this much, whatever the generator is like: one
+    that exaggerates, or always draws the likeliest, has a higher rendered retention than h has, but not this. None as
+    for `rendered_retention`.
+    """
+    return observed.estimate(lambda m: _over(m.real_drawn * np.abs(m.real_drawn), m.real * m.drawn), seed=seed)
+
+
+def instrument(observed: Observed, *, seed: int) -> Estimate | None:
+    """Cov(a(x), seen(x)) / Var(a(x)): 1 for an instrument that is always right. None as for `rendered_retention`."""
+    return observed.estimate(lambda m: _over(m.real_seen, m.real), seed=seed)
+
+
+def sign_flip_p(differences: np.ndarray, *, seed: int) -> np.ndarray:
+    """Two-sided p of a mean of 0 for each column of paired differences [n, m], by flipping signs of pictures: [m].
+
+    A picture that is NaN in a column does not count there; a column without any gets 1.
+    """
+    values = np.nan_to_num(np.asarray(differences, dtype=np.float64))
+    signs = np.random.default_rng(seed).integers(0, 2, (SIGN_FLIPS, len(values))) * 2.0 - 1.0
+    # equal up to rounding is as extreme
+    extreme = np.abs(signs @ values) >= np.abs(values.sum(axis=0)) * (1 - 1e-9)
+    p: np.ndarray = (extreme.sum(axis=0) + 1) / (SIGN_FLIPS + 1)
+    return p
