@@ -99,6 +99,17 @@ class Moments:
         self.spread = means[:, 5]
 
 
+def over_samples(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values [N, n, d] over the n samples in which they are defined: mean [N, d], variance summed over d [N], and the
+    share in which they are not [N]."""
+    defined = np.isfinite(values).all(axis=2, keepdims=True)
+    number = defined.sum(axis=1)  # [N, 1]
+    mean = np.where(number > 0, np.where(defined, values, 0).sum(axis=1) / np.maximum(number, 1), np.nan)
+    squares = np.where(defined, (values - mean[:, None]) ** 2, 0).sum(axis=(1, 2))
+    spread = np.where(number[:, 0] > 0, squares / np.maximum(number[:, 0], 1), np.nan)
+    return mean, spread, 1 - number[:, 0] / values.shape[1]
+
+
 def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     usable = np.abs(bottom) > 1e-12
     return np.where(usable, top / np.where(usable, bottom, 1.0), np.nan)

@@ -10,6 +10,7 @@ from rcdm_core.probes.faithfulness import PROBE as FAITHFULNESS
 from rcdm_core.probes.interpolation import PROBE as INTERPOLATION
 from rcdm_core.probes.invariance import PROBE as INVARIANCE
 from rcdm_core.probes.neighbours import PROBE as NEIGHBOURS
+from rcdm_core.probes.retention import PROBE as RETENTION
 from rcdm_core.probes.samples import PROBE as SAMPLES
 from rcdm_core.probes.variance import PROBE as VARIANCE
 
@@ -23,6 +24,7 @@ PROBES: dict[str, Probe] = {
         INTERPOLATION,
         INVARIANCE,
         NEIGHBOURS,
+        RETENTION,
         SAMPLES,
         VARIANCE,
     )

@@ -20,7 +20,7 @@ from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, bootstrap_mean, bootstrap_ratio
 from rcdm_core.metrics.distances import mean_pair_distance
 from rcdm_core.metrics.readout import Readout, fit_readout
-from rcdm_core.metrics.retention import Observed, rendered_retention, variance_ratio
+from rcdm_core.metrics.retention import Observed, over_samples, rendered_retention, variance_ratio
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.pictures import (
@@ -195,12 +195,7 @@ def _over_samples(samples: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str,
     count, n = samples.shape[:2]
     means, spread = {}, {}
     for name, values in measure(samples.reshape(count * n, *samples.shape[2:])).items():
-        values = values.reshape(count, n, -1)
-        defined = np.isfinite(values)
-        total, number = np.where(defined, values, 0).sum(axis=1), defined.sum(axis=1)
-        means[name] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
-        squares = np.where(defined, (values - means[name][:, None]) ** 2, 0).sum(axis=1)
-        spread[name] = np.where(number > 0, squares / np.maximum(number, 1), np.nan).sum(axis=1)
+        means[name], spread[name], _ = over_samples(values.reshape(count, n, -1))
     return means, spread
 
 

@@ -17,11 +17,18 @@ SOME, NOT_ALL = 0.1, 0.75  # an interval between these is a response in part
 STILL = 0.02  # of the distance of two random pictures: h that moves less does not tell the pictures apart
 ALONE = 0.15  # either way: what stands for the interval where there are too few pictures for one
 HELD = 0.25  # R² of the readout from which on h holds the attribute
+FAR = (0.5, 2.0)  # the samples' variance over the pictures': an interval outside of this is a generator's own limit
+HEARD = 0.05  # of h itself that comes back in the samples' h: a generator is heard to use h if the interval is above
+GROWING = 0.05  # R² that the second half of the pictures adds: a readout that still gains so much is no evidence
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """code: follows, partly, ignores, generator, cannot tell. why: the reason, to be put after the code."""
+    """code: of `judge` or `judge_retention`. why: the reason, to be put after the code.
+
+    judge: follows, partly, ignores, generator, cannot tell. judge_retention: kept, nonlinear, dropped, generator, cannot
+    tell, not measurable.
+    """
 
     code: str
     why: str
@@ -29,8 +36,7 @@ class Verdict:
 
 def band(response: Estimate) -> str:
     """ "high", "low", "part" or "unclear": where the interval lies, or the value and a margin where there is none."""
-    low = response.low if response.low is not None else response.value - ALONE
-    high = response.high if response.high is not None else response.value + ALONE
+    low, high = _low(response), _high(response)
     if low >= FOLLOWS:
         return "high"
     if low >= -IGNORES and high <= IGNORES:
@@ -81,6 +87,86 @@ def judge(evidence: Evidence) -> Verdict:
         drawn = f"the generator draws it from h in other pictures ({evidence.drawn.value:.2f})"
         return Verdict("ignores", f"{drawn}, but the samples do not follow this change ({rendered.value:.2f})")
     return Verdict("cannot tell", "h holds it in other pictures, but the generator does not draw it from h")
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What is known about one attribute over untransformed pictures.
+
+    rendered  retention of the samples; None where they have too little of the attribute to measure it
+    decodable R² of the readout
+    agreement what h holds at the least if the samples' means are right; variance: of the samples over the pictures'
+    growth    what the second half of the readout's pictures added to its R²
+    heard     how much of h itself comes back in the samples' h; None where h is the same for all pictures
+    """
+
+    rendered: Estimate | None
+    decodable: Estimate
+    agreement: Estimate | None = None
+    variance: Estimate | None = None
+    growth: float = 0.0
+    heard: Estimate | None = None
+
+
+def judge_retention(found: Retained) -> Verdict:
+    """Whether h keeps an attribute.
+
+    Samples that do not bring it back speak against h only where they vary as pictures do and the generator is heard to
+    use h, and a readout that fails only where more pictures would not help it.
+    """
+    rendered, decodable = found.rendered, found.decodable
+    if found.heard is None:
+        return Verdict("dropped", "h is the same for all pictures")
+    read = band(decodable)
+    if rendered is None:
+        if read == "high":
+            return Verdict("generator", f"a readout of h has it ({decodable.value:.2f}), most samples have none of it")
+        return Verdict("cannot tell", "most samples have none of it to be measured")
+    shown = band(rendered)
+    numbers = f"samples {rendered.value:.2f}, readout {decodable.value:.2f}"
+    if read == "high" and shown == "high":
+        return Verdict("kept", f"the samples bring it back and a readout of h has it ({numbers})")
+    if read == "high" and _high(rendered) < FOLLOWS:
+        return Verdict("generator", f"a readout of h has it, the samples do not bring it back ({numbers})")
+    if read == "high":
+        return Verdict("cannot tell", f"a readout of h has it, but it is open whether the samples do ({numbers})")
+    limit = _untrusted(found.variance)
+    if shown == "high":
+        if _high(decodable) >= FOLLOWS:
+            return Verdict("cannot tell", f"the samples bring it back, but the readout is neither high nor low ({numbers})")
+        if limit:
+            return Verdict("cannot tell", f"the samples alone have it, but {limit} ({numbers})")
+        if found.agreement is None or _low(found.agreement) < FOLLOWS:
+            return Verdict("cannot tell", f"the samples alone have it, but may exaggerate what h has of it ({numbers})")
+        return Verdict("nonlinear", f"the samples bring it back, a linear readout of h does not have it ({numbers})")
+    if shown == "low" and read == "low":
+        if limit:
+            return Verdict("cannot tell", f"neither samples nor readout have it, but {limit} ({numbers})")
+        if found.growth > GROWING:
+            return Verdict("cannot tell", f"neither has it, but the readout gets better with more pictures ({numbers})")
+        if _low(found.heard) <= HEARD:
+            return Verdict("cannot tell", f"neither has it, but the generator is not seen to use h at all ({numbers})")
+        return Verdict("dropped", f"neither the samples nor a readout of h have it ({numbers})")
+    if shown == read == "part":
+        return Verdict("cannot tell", f"some of it is kept: too much for dropped and too little for kept ({numbers})")
+    return Verdict("cannot tell", f"it is neither clearly there nor clearly not ({numbers})")
+
+
+def _low(estimate: Estimate) -> float:
+    return estimate.low if estimate.low is not None else estimate.value - ALONE
+
+
+def _high(estimate: Estimate) -> float:
+    return estimate.high if estimate.high is not None else estimate.value + ALONE
+
+
+def _untrusted(variance: Estimate | None) -> str:
+    """Why what the samples do not show is no evidence; empty where it is."""
+    if variance is None:
+        return "their variance is not known"
+    if _high(variance) < FAR[0] or _low(variance) > FAR[1]:
+        return f"the samples vary {variance.value:.2f} times as much as pictures do: the generator is the limit"
+    return ""
 
 
 def in_words(verdicts: dict[str, Verdict]) -> str:

@@ -28,6 +28,9 @@ VERDICTS = {
     "ignores": ("ignores", "○"),
     "generator": ("generator is the limit", "△"),
     "cannot tell": ("cannot tell", "?"),
+    "kept": ("kept", "●"),
+    "nonlinear": ("kept, not linearly", "◑"),
+    "dropped": ("dropped", "○"),
     "not moved": ("not moved", "–"),
     "not measurable": ("not measurable", "–"),
 }
@@ -56,6 +59,11 @@ def cell_pictures(row: GridRow, block: int) -> list[dict[str, Any]]:
         }
         for k, picture in enumerate(row.blocks[block])
     ]
+
+
+def figure_uri(path: Path) -> str:
+    """A PNG file as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def cell_height(columns: int) -> int:
