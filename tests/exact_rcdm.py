@@ -1,7 +1,7 @@
 """The true posterior of an oracle of the embedded shapes: what a perfect RCDM would draw, without a network.
 
-The factors of `Shapes` are independent and uniform (test_shapes.py) and an oracle's h tells the kept ones and nothing of
-the others (test_oracles.py), so p(x | h) has the kept factors as h tells them and draws the forgotten ones from their
+The factors of `Shapes` are independent and uniform (test_shapes.py) and an oracle's h tells the kept ones and nothing
+of the others (test_oracles.py), so p(x | h) has the kept factors as h tells them and draws the forgotten ones from their
 prior: nothing has to be rejected. Spoiled versions fail in one known way each.
 """
 
@@ -23,7 +23,7 @@ from rcdm_core.randomness import generator
 
 SIZE = 32
 SPOILED = ("constant", "deaf", "narrow", "noisy", "gray", "exaggerating")
-ORDER = np.array([3, 6, 0, 5, 2, 7, 1, 4])  # of eighths: reading x from here, a straight line finds nothing
+ORDER = np.array([3, 6, 0, 5, 2, 7, 1, 4])  # of eighths: what a straight line finds in it is next to nothing
 
 
 def prior(rng: np.random.Generator) -> Factors:
@@ -56,7 +56,7 @@ def read_factors(h: np.ndarray, parts: Sequence[str]) -> dict[str, Any]:
 class ExactRCDM(FakeRCDM):
     """oracle: its provider's name. spoiled: one of SPOILED, or None for the exact sampler. trained: ids.
 
-    coded: h has the eighths of the range of x in another order, so that it holds x, but no straight line finds it.
+    coded: h has the eighths of the range of x and y in another order: it holds them, but no straight line finds them.
     constant: every picture has the same h.
     """
 
@@ -100,9 +100,9 @@ class ExactRCDM(FakeRCDM):
     def _shuffled(self, h: torch.Tensor, order: np.ndarray) -> torch.Tensor:
         place = sum(PARTS[part] for part in self.parts[: self.parts.index("position")])
         h, low, high = h.clone(), POSITIONS[0] - 0.01, POSITIONS[1] + 0.01
-        eighths = ((h[:, place] - low) / (high - low)).clamp(0, 1 - 1e-5) * 8
+        eighths = ((h[:, place : place + 2] - low) / (high - low)).clamp(0, 1 - 1e-5) * 8
         which = eighths.floor()
-        h[:, place] = low + (high - low) * (torch.from_numpy(order)[which.long()] + eighths - which) / 8
+        h[:, place : place + 2] = low + (high - low) * (torch.from_numpy(order)[which.long()] + eighths - which) / 8
         return h
 
     def sample(
@@ -140,5 +140,5 @@ class ExactRCDM(FakeRCDM):
         if self.spoiled != "deaf":
             drawn |= told
         if self.spoiled == "exaggerating":  # places at the edge on that side, as a generator that draws the likeliest
-            drawn |= {key: POSITIONS[drawn[key] > sum(POSITIONS) / 2] for key in ("x", "y")}
+            drawn |= {key: POSITIONS[int(drawn[key] > sum(POSITIONS) / 2)] for key in ("x", "y")}
         return Factors(**drawn)

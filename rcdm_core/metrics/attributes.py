@@ -37,7 +37,9 @@ ATTRIBUTES: Mapping[str, Attribute] = {
     "brightness": Attribute(1, 0.03, "mean luma (Rec. 601), 0 black to 1 white"),
     "saturation": Attribute(1, 0.03, "mean over pixels of max - min of RGB, 0 gray to 1 pure"),
     "sharpness": Attribute(
-        1, 0.06, "share of the luma's steps that one more blur over 5 pixels takes away, 0 soft to 0.8; undefined if flat"
+        1,
+        0.06,
+        "share of the steps between pixels that one more blur takes away, 0 soft to 0.8 sharp; undefined if flat",
     ),
 }
 
@@ -63,7 +65,6 @@ def _measure_block(pixels: np.ndarray) -> dict[str, np.ndarray]:
     rgb = np.clip(np.moveaxis(pixels, 1, -1).astype(np.float32), 0.0, 1.0)  # [B, H, W, 3]
     height, width = rgb.shape[1:3]
     coverage, found = object_coverage(rgb)
-    luma = rgb @ np.array([0.299, 0.587, 0.114], np.float32)
     area = coverage.sum(axis=(1, 2))
     weight = coverage / np.where(area > 0, area, 1.0)[:, None, None]
     x = np.einsum("bhw,w->b", weight, (np.arange(width) + 0.5) / width)
@@ -82,9 +83,9 @@ def _measure_block(pixels: np.ndarray) -> dict[str, np.ndarray]:
         "background color": hue_vector(np.median(_border(rgb), axis=1)),
         "size": undefined_without_object(np.sqrt(area / (height * width))[:, None]),
         "position": undefined_without_object(np.stack([x, y], axis=1)),
-        "brightness": luma.mean(axis=(1, 2))[:, None].astype(np.float64),
+        "brightness": (rgb @ np.array([0.299, 0.587, 0.114], np.float32)).mean(axis=(1, 2))[:, None].astype(np.float64),
         "saturation": (rgb.max(-1) - rgb.min(-1)).mean(axis=(1, 2))[:, None].astype(np.float64),
-        "sharpness": sharpness(luma)[:, None].astype(np.float64),
+        "sharpness": sharpness(rgb)[:, None],
     }
 
 
@@ -100,23 +101,23 @@ def hue_vector(rgb: np.ndarray) -> np.ndarray:
     return vector
 
 
-def sharpness(luma: np.ndarray) -> np.ndarray:
-    """How much of the steps between neighbouring pixels of maps [B, H, W] one more blur takes away: [B], NaN if flat.
+def sharpness(rgb: np.ndarray) -> np.ndarray:
+    """How much of the steps between neighbouring pixels of pictures [B, H, W, 3] one more blur takes away: [B].
 
     A sharp picture loses most of them and a blurred one hardly any, whatever its contrast: Crete et al., "The blur
-    effect" (2007), with both directions taken together.
+    effect" (2007), with directions and channels taken together. NaN for a picture that is flat.
     """
-    lost = np.zeros(len(luma))
-    total = np.zeros(len(luma))
+    lost = np.zeros(len(rgb))
+    total = np.zeros(len(rgb))
     half = BLUR_WIDTH // 2
-    for lines in (luma, luma.swapaxes(1, 2)):
-        padded = np.pad(lines, ((0, 0), (0, 0), (half + 1, half)), mode="edge")
-        running = np.cumsum(padded, axis=2, dtype=np.float64)
-        blurred = (running[:, :, BLUR_WIDTH:] - running[:, :, :-BLUR_WIDTH]) / BLUR_WIDTH
-        steps, fewer = np.abs(np.diff(lines, axis=2)), np.abs(np.diff(blurred, axis=2))
-        lost += np.maximum(steps - fewer, 0).sum(axis=(1, 2))
-        total += steps.sum(axis=(1, 2))
-    flat = total <= 1e-3 * (luma.shape[1] + luma.shape[2])
+    for lines in (rgb.transpose(0, 3, 1, 2), rgb.transpose(0, 3, 2, 1)):
+        padded = np.pad(lines, ((0, 0), (0, 0), (0, 0), (half + 1, half)), mode="edge")
+        running = np.cumsum(padded, axis=3, dtype=np.float64)
+        blurred = (running[..., BLUR_WIDTH:] - running[..., :-BLUR_WIDTH]) / BLUR_WIDTH
+        steps, fewer = np.abs(np.diff(lines, axis=3)), np.abs(np.diff(blurred, axis=3))
+        lost += np.maximum(steps - fewer, 0).sum(axis=(1, 2, 3))
+        total += steps.sum(axis=(1, 2, 3))
+    flat = total <= 1e-3 * (rgb.shape[1] + rgb.shape[2])
     return np.where(flat, np.nan, lost / np.where(flat, 1.0, total))
 
 

@@ -81,7 +81,7 @@ def _standard(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Cross-validated predictions of n pictures: squared errors [n] of the readout, and of a guess that is blind to h."""
+    """Cross-validated predictions of n pictures: squared errors [n] of the readout and of a guess blind to h."""
 
     error: np.ndarray
     blind: np.ndarray

@@ -138,9 +138,9 @@ def variance_ratio(observed: Observed, *, seed: int) -> Estimate | None:
 def agreement(observed: Observed, *, seed: int) -> Estimate | None:
     """Cov(a(x), mean_k a(s_k))² / (Var(a(x)) Var(mean_k a(s_k))), with the covariance's sign.
 
-    The samples' mean is a function of h (and noise), so h retains at least this much, whatever the generator is like: one
-    that exaggerates, or always draws the likeliest, has a higher rendered retention than h has, but not this. None as
-    for `rendered_retention`.
+    The samples' mean is a function of h (and noise), so h retains at least this much, whatever the generator is like:
+    one that exaggerates, or always draws the likeliest, has a higher rendered retention than h has, but not this. None
+    as for `rendered_retention`.
     """
     return observed.estimate(lambda m: _over(m.real_drawn * np.abs(m.real_drawn), m.real * m.drawn), seed=seed)
 

@@ -1,8 +1,8 @@
 """What of a picture is in its h, attribute by attribute, and what is not: the paper's question, as numbers.
 
-Two witnesses. Rendered: how much of an attribute the samples of h bring back, Cov(a(x), mean a of the samples) / Var(a).
-Decodable: how well a readout of h tells the attribute, cross-validated. Both are Var(E[a | h]) / Var(a) where generator
-and readout are perfect, and the verdict says which of the two is the limit where they disagree.
+Two witnesses. Rendered: how much of an attribute the samples of h bring back, Cov(a(x), mean a of the samples) over
+Var(a). Decodable: how well a readout of h tells the attribute, cross-validated. Both are Var(E[a | h]) / Var(a) where
+generator and readout are perfect, and the verdict says which of the two is the limit where they disagree.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def _unseen(context: Context, pictures: Pictures) -> Pictures:
         notes.append(f"{seen} of the {len(pictures)} pictures were trained on and are left out.")
     if len(kept) < MIN_PICTURES:
         raise RCDMError(
-            f"Retention is measured over at least {MIN_PICTURES} different pictures that no model was trained on, and there "
-            f"are {len(kept)}; give more with --data or --image."
+            f"Retention is measured over at least {MIN_PICTURES} different pictures that no model was trained on, and "
+            f"there are {len(kept)}; give more with --data or --image."
         )
     return Pictures(kept, notes)
 
@@ -172,9 +172,7 @@ def _judges(
     return [trained[model.image_size] for model in context.models]
 
 
-def _identity(
-    context: Context, result: Result, m: int, ids: list[str], judge: Judge | None
-) -> dict[str, Any] | None:
+def _identity(context: Context, result: Result, m: int, ids: list[str], judge: Judge | None) -> dict[str, Any] | None:
     """What the measurements of a model depend on; None for one that is not on disk, whose weights have no name."""
     model = result.provenance["models"][m]
     if model["bundle_digest"] is None:
@@ -218,9 +216,7 @@ def _heard(rows: Rows, *, seed: int) -> Estimate | None:
     return rendered_retention(Observed(h, again, np.zeros(len(h)), floor=0.0), seed=seed)
 
 
-def _attribute(
-    name: str, rows: Rows, pool: Pool, classes: np.ndarray, heard: Estimate | None, seed: int
-) -> Found:
+def _attribute(name: str, rows: Rows, pool: Pool, classes: np.ndarray, heard: Estimate | None, seed: int) -> Found:
     """Both retentions and the verdict of one attribute. classes [N, d]: the one-hot labels, NaN where there is none."""
     is_class = name == CLASS
     real = classes if is_class else rows[f"real {name}"]
@@ -254,7 +250,12 @@ def _attribute(
             observed = Observed(real, rows[f"drawn {name}"], rows[f"spread {name}"], floor, seen)
             usable = observed.usable
     h, target = rows["h"][usable], real[usable]
-    extra = {"extra_h": pool.h, "extra_attribute": pool.attributes[name], "classes": is_class, "seed": seed}
+    extra: dict[str, Any] = {
+        "extra_h": pool.h,
+        "extra_attribute": pool.attributes[name],
+        "classes": is_class,
+        "seed": seed,
+    }
     decoded, of_half = (cross_validate(h, target, share=share, **extra) for share in (1.0, 0.5))
     decodable = decoded.r2(seed=seed)
     growth = decodable.value - of_half.r2(seed=seed).value
@@ -317,17 +318,13 @@ def compare(found: dict[str, dict[str, Found]], *, seed: int) -> list[dict[str, 
     if not entries:
         return []
     p = sign_flip_p(np.stack(columns, axis=1), seed=seed).tolist()
-    return [
-        {**entry, "p": one, "p_holm": corrected} for entry, one, corrected in zip(entries, p, holm(p), strict=True)
-    ]
+    return [{**entry, "p": one, "p_holm": corrected} for entry, one, corrected in zip(entries, p, holm(p), strict=True)]
 
 
 def _of_picture(rows: Rows, i: int) -> dict[str, Any]:
     """One picture's attributes and its samples' means, as in result.json."""
     names = [name.removeprefix("drawn ") for name in rows.arrays if name.startswith("drawn ")]
-    return {
-        name: {key: rows[f"{key} {name}"][i] for key in ("real", "drawn", "spread", "undefined")} for name in names
-    }
+    return {name: {key: rows[f"{key} {name}"][i] for key in ("real", "drawn", "spread", "undefined")} for name in names}
 
 
 def answer(name: str, attributes: dict[str, dict[str, Any]]) -> str:

@@ -36,14 +36,16 @@ def usable_labels(labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """
     labels, notes = labels.copy(), []
     if (labels < 0).all():
-        return labels, ["The pictures have no labels, so nothing is said about the class; give --data with a folder a class."]
+        return labels, [
+            "The pictures have no labels, so nothing is said about the class; give --data with a folder a class."
+        ]
     if missing := int((labels < 0).sum()):
         notes.append(f"{missing} of the {len(labels)} pictures have no label and do not count for the class.")
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
     if alone := classes[counts < 2].tolist():
         notes.append(
-            f"{len(alone)} of the {len(classes)} classes have one picture each, from which nothing can be learned about "
-            "the others: they do not count for the class."
+            f"{len(alone)} of the {len(classes)} classes have one picture each, from which nothing can be learned "
+            "about the others: they do not count for the class."
         )
         labels[np.isin(labels, alone)] = -1
     if len(classes) - len(alone) < 2:
@@ -80,7 +82,8 @@ def train_judge(
     assert data.labels is not None
     features = None if name == PIXELS else _features(name, model, models)
     seen, wanted = set(skip), set(classes)
-    pictures, labels = [], []
+    pictures: list[np.ndarray] = []
+    labels: list[int] = []
     for index in sorted(range(len(data)), key=lambda i: data.ids[i][::-1]):  # any order but that of the held-out ones
         if len(labels) == count:
             break
@@ -117,7 +120,9 @@ def _features(name: str, model: RCDM, models: Sequence[RCDM]) -> Any:
         parts = []
         with torch.no_grad():
             for part in torch.from_numpy(np.asarray(images, dtype=np.float32)).split(_ENCODER_BATCH):
-                parts.append(encoder(resize_for_encoder(part.to(model.device), encoder.image_size)).float().cpu().numpy())
+                parts.append(
+                    encoder(resize_for_encoder(part.to(model.device), encoder.image_size)).float().cpu().numpy()
+                )
         return np.concatenate(parts)
 
     return features

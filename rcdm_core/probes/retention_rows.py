@@ -17,8 +17,8 @@ from rcdm_core.probes.pictures import Pictures, fit_of, h_of, read_arrays
 
 if TYPE_CHECKING:
     from rcdm_core.metrics.judge import Judge
-    from rcdm_core.probes.base import Context
     from rcdm_core.model import RCDM
+    from rcdm_core.probes.base import Context
 
 BATCH = 32  # pictures read, encoded and sampled from at a time
 CLASS = "class"
@@ -49,7 +49,7 @@ class Rows:
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Write the arrays, whole or not at all. Raises RCDMError on a full disk."""
-        stored = {f"array {name}": values for name, values in self.arrays.items()}
+        stored: dict[str, Any] = {f"array {name}": values for name, values in self.arrays.items()}
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.savez(file, identity=np.array(json.dumps(identity, sort_keys=True)), **stored)
 
@@ -68,7 +68,12 @@ class Rows:
 
 
 def take_rows(
-    context: Context, model: RCDM, pictures: Pictures, judge: Judge | None, path: Path, identity: Mapping[str, Any] | None
+    context: Context,
+    model: RCDM,
+    pictures: Pictures,
+    judge: Judge | None,
+    path: Path,
+    identity: Mapping[str, Any] | None,
 ) -> Rows:
     """Sample and measure every picture, going on from what `path` holds.
 
@@ -122,7 +127,7 @@ def _attributes(
     real: np.ndarray, samples: np.ndarray, measuring: Callable[[np.ndarray], dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
     """Pictures [N, 3, S, S] and samples [N, n, 3, S, S] as the columns of `Rows`."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     count, n = samples.shape[:2]
     drawn = measuring(samples.reshape(count * n, *samples.shape[2:]))
     for name, values in measuring(real).items():

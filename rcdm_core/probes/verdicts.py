@@ -19,15 +19,15 @@ ALONE = 0.15  # either way: what stands for the interval where there are too few
 HELD = 0.25  # R² of the readout from which on h holds the attribute
 FAR = (0.5, 2.0)  # the samples' variance over the pictures': an interval outside of this is a generator's own limit
 HEARD = 0.05  # of h itself that comes back in the samples' h: a generator is heard to use h if the interval is above
-GROWING = 0.05  # R² that the second half of the pictures adds: a readout that still gains so much is no evidence
+DOUBLINGS = 2  # of the readout's pictures: one that may not stay low that long, at its present gain, is no evidence
 
 
 @dataclass(frozen=True)
 class Verdict:
     """code: of `judge` or `judge_retention`. why: the reason, to be put after the code.
 
-    judge: follows, partly, ignores, generator, cannot tell. judge_retention: kept, nonlinear, dropped, generator, cannot
-    tell, not measurable.
+    judge: follows, partly, ignores, generator, cannot tell. judge_retention: kept, nonlinear, dropped, generator,
+    cannot tell.
     """
 
     code: str
@@ -133,18 +133,20 @@ def judge_retention(found: Retained) -> Verdict:
     limit = _untrusted(found.variance)
     if shown == "high":
         if _high(decodable) >= FOLLOWS:
-            return Verdict("cannot tell", f"the samples bring it back, but the readout is neither high nor low ({numbers})")
+            return Verdict(
+                "cannot tell", f"the samples bring it back, but the readout is neither high nor low ({numbers})"
+            )
         if limit:
             return Verdict("cannot tell", f"the samples alone have it, but {limit} ({numbers})")
-        if found.agreement is None or _low(found.agreement) < FOLLOWS:
+        if found.agreement is None or not _low(found.agreement) >= FOLLOWS:  # NaN is no evidence
             return Verdict("cannot tell", f"the samples alone have it, but may exaggerate what h has of it ({numbers})")
         return Verdict("nonlinear", f"the samples bring it back, a linear readout of h does not have it ({numbers})")
     if shown == "low" and read == "low":
         if limit:
             return Verdict("cannot tell", f"neither samples nor readout have it, but {limit} ({numbers})")
-        if found.growth > GROWING:
+        if _high(decodable) + DOUBLINGS * max(0.0, found.growth) > IGNORES:
             return Verdict("cannot tell", f"neither has it, but the readout gets better with more pictures ({numbers})")
-        if _low(found.heard) <= HEARD:
+        if not _low(found.heard) > HEARD:
             return Verdict("cannot tell", f"neither has it, but the generator is not seen to use h at all ({numbers})")
         return Verdict("dropped", f"neither the samples nor a readout of h have it ({numbers})")
     if shown == read == "part":

@@ -25,7 +25,7 @@ _RANGE = (-0.25, 1.25)  # of the retentions' axis
 
 
 def draw_bars(path: Path, names: Sequence[str], aggregates: Mapping[str, Any]) -> Path:
-    """A PNG: for every attribute and model a bar for each retention with its interval, and the samples' variance.
+    """A PNG: for every attribute with numbers and every model both retentions, intervals and the samples' variance.
 
     Raises RCDMError when the file cannot be written.
     """
@@ -33,9 +33,13 @@ def draw_bars(path: Path, names: Sequence[str], aggregates: Mapping[str, Any]) -
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    attributes = [name for name in aggregates[names[0]]["attributes"]]
+    attributes = [
+        attribute
+        for attribute in aggregates[names[0]]["attributes"]
+        if any(aggregates[name]["attributes"][attribute]["decodable"] for name in names)
+    ]
     step = len(names) + 0.8  # of an attribute: a band for every model, and room
-    height = 1.6 + 0.34 * step * len(attributes)
+    height = 1.8 + 0.3 * step * len(attributes)
     figure = Figure(figsize=(10, height), dpi=120, facecolor="white")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
@@ -59,7 +63,7 @@ def draw_bars(path: Path, names: Sequence[str], aggregates: Mapping[str, Any]) -
     left.set(xlim=_RANGE, xlabel="retention: 0 none, 1 all; lines: 95% intervals over pictures")
     right.set(xlim=(0.0, 2.5), xlabel="variance of the samples\nover the pictures'")
     left.set_yticks(places, words)
-    left.invert_yaxis()
+    left.set_ylim(step * len(attributes) - 0.3, -1.2)
     handles = [Patch(color=_COLOURS[m % len(_COLOURS)], label=name) for m, name in enumerate(names)]
     handles += [
         Patch(facecolor="#9aa2b1", label="rendered: the samples bring it back"),

@@ -1,0 +1,312 @@
+"""The probe retention on exact generators of oracles, whose truth is known, and on spoiled ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exact_rcdm import SPOILED, ExactRCDM
+from fake_rcdm import FakeRCDM
+from PIL import Image
+
+import rcdm_core
+from rcdm_core.data.folder import ImageFolder
+from rcdm_core.data.shapes import Factors, Shapes, render_batch
+from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.attributes import measure
+from rcdm_core.metrics.bootstrap import Estimate
+from rcdm_core.probes import base
+from rcdm_core.probes.base import Result
+from rcdm_core.probes.retention_class import labels_of, one_hot, usable_labels
+from rcdm_core.probes.verdicts import Retained, judge_retention
+
+DATA = Shapes(600, seed=7)
+ORACLES = ("shapes-all", "shapes-no-color", "shapes-no-position", "shapes-no-shape")
+FIELDS = {  # of Factors, that an oracle's parts are about
+    "background color": ("background_hue",),
+    "object color": ("object_hue",),
+    "size": ("size",),
+    "position": ("x", "y"),
+    "shape": ("shape",),
+    "rotation": ("rotation",),
+}
+
+
+def run(models: list[Any], out: Path, **arguments: Any) -> Result:
+    settings: dict[str, Any] = {"count": 100, "samples": 2, "pool": 60, "judge_pictures": 250, "rows": 2}
+    return rcdm_core.run_probe("retention", models=models, out=out, **({"data": DATA} | settings | arguments))
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    return run([ExactRCDM(name) for name in ORACLES], tmp_path_factory.mktemp("exact"))
+
+
+@pytest.fixture(scope="module")
+def spoiled(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    models = [ExactRCDM("shapes-no-position", spoiled=how, name=how) for how in SPOILED]
+    models += [ExactRCDM(coded=True, name="coded"), ExactRCDM(constant=True, name="same")]
+    models += [ExactRCDM(coded=True, spoiled="deaf", name="coded deaf")]
+    return run(models, tmp_path_factory.mktemp("spoiled"))
+
+
+def verdicts(result: Result, name: str) -> dict[str, str]:
+    return {attribute: entry["verdict"] for attribute, entry in result.aggregates[name]["attributes"].items()}
+
+
+def truth(oracle: str, n: int = 300) -> dict[str, float]:
+    """Var(E[a | h]) / Var(a), by pairs of pictures that share what the oracle keeps: Cov(a, a') / Var(a)."""
+    rows = np.array([astuple(Shapes(2 * n, seed=99).factors(i)) for i in range(2 * n)])
+    pairs = rows[n:].copy()
+    names = list(Factors.__dataclass_fields__)
+    kept = [
+        names.index(field)
+        for part, fields in FIELDS.items()
+        if part not in ExactRCDM(oracle).forgets
+        for field in fields
+    ]
+    pairs[:, kept] = rows[:n, kept]
+
+    def attributes(table: np.ndarray) -> dict[str, np.ndarray]:
+        made = [Factors(int(row[0]), *row[1:]) for row in table]
+        shape = np.eye(5)[[one.shape for one in made]]
+        return {**measure(render_batch(made, 32) / 255), "class": shape}
+
+    first, second = attributes(rows[:n]), attributes(pairs)
+    centred = {name: (first[name] - first[name].mean(0), second[name] - second[name].mean(0)) for name in first}
+    return {name: float((a * b).sum() / (a * a).sum()) for name, (a, b) in centred.items()}
+
+
+@pytest.mark.parametrize("oracle", ORACLES)
+def test_verdicts_and_numbers_are_the_truth(exact: Result, oracle: str) -> None:
+    expected = truth(oracle)
+    for attribute, entry in exact.aggregates[oracle]["attributes"].items():
+        if attribute in ("saturation", "sharpness"):  # the same in all pictures of this set
+            assert entry["verdict"] == "not measurable" and entry["rendered"] is None
+            continue
+        assert entry["verdict"] == ("kept" if expected[attribute] > 0.5 else "dropped"), attribute
+        assert entry["rendered"]["value"] == pytest.approx(expected[attribute], abs=0.16)
+        assert entry["decodable"]["value"] == pytest.approx(expected[attribute], abs=0.16)
+        assert entry["sample_variance"]["low"] < 1.05 and entry["sample_variance"]["high"] > 0.95
+        assert entry["n"] == 100 and entry["undefined_in_pictures"] == 0
+
+
+def test_spoiled_generators_are_the_limit_and_never_a_reason_for_a_wrong_verdict(spoiled: Result) -> None:
+    """h keeps everything but the position, whatever the generator makes of it."""
+    kept = ("object color", "background color", "size", "brightness", "class")
+    for how in SPOILED:
+        found = verdicts(spoiled, how)
+        assert not {found[a] for a in kept} & {"dropped", "nonlinear"}, how
+        assert found["position"] in ("dropped", "cannot tell"), how
+    for how in ("constant", "deaf"):
+        found = verdicts(spoiled, how)
+        assert {found[a] for a in kept} == {"generator"}
+        assert found["position"] == "cannot tell"  # such a generator is no witness
+    # half the spread: the readout has what h keeps; what it drops is drawn too much alike to be evidence
+    assert {verdicts(spoiled, "narrow")[a] for a in kept} == {"kept"}
+    assert verdicts(spoiled, "narrow")["position"] == "cannot tell"
+    assert spoiled.aggregates["narrow"]["attributes"]["position"]["sample_variance"]["high"] < 0.5
+    # noise in the pixels, or no colour, takes away what it takes away
+    assert verdicts(spoiled, "noisy")["position"] == "dropped" and verdicts(spoiled, "noisy")["object color"] == "kept"
+    gray = spoiled.aggregates["gray"]["attributes"]["object color"]
+    assert gray["verdict"] == "generator" and gray["rendered"] is None and gray["undefined_in_samples"] == 1
+    assert verdicts(spoiled, "gray")["position"] == "dropped" and verdicts(spoiled, "gray")["size"] == "kept"
+
+
+def test_what_no_line_finds(spoiled: Result) -> None:
+    assert verdicts(spoiled, "coded")["position"] == "nonlinear" and verdicts(spoiled, "coded")["size"] == "kept"
+    # with a generator that ignores h nobody sees the position any more: that does not mean that h has dropped it
+    assert verdicts(spoiled, "coded deaf")["position"] == "cannot tell"
+    assert set(verdicts(spoiled, "same").values()) == {"dropped", "not measurable"}
+    assert spoiled.aggregates["same"]["h_in_samples"] is None
+
+
+def test_intervals_over_pictures_hold_the_truth() -> None:
+    """Subsets of pictures with partial retention: the background's hue explains most of the brightness, not all."""
+    from rcdm_core.metrics.retention import Observed, rendered_retention
+
+    rng = np.random.default_rng(0)
+    n = 700
+    rows = np.array([astuple(Shapes(2 * n, seed=98).factors(i)) for i in range(2 * n)])
+    pairs = rows[n:].copy()
+    pairs[:, 2] = rows[:n, 2]  # the hue of the background is kept, all else drawn anew
+    made = [[Factors(int(row[0]), *row[1:]) for row in table] for table in (rows[:n], pairs)]
+    real, drawn = (measure(render_batch(table, 32) / 255)["brightness"] for table in made)
+    whole = rendered_retention(Observed(real, drawn, np.zeros(n), 0.0), seed=0)
+    assert whole is not None and 0.1 < whole.value < 0.95
+    hits = 0
+    for trial in range(100):
+        chosen = rng.choice(n, 70, replace=False)
+        found = rendered_retention(Observed(real[chosen], drawn[chosen], np.zeros(70), 0.0), seed=trial)
+        assert found is not None and found.low is not None and found.high is not None
+        hits += found.low <= whole.value <= found.high
+    assert 86 <= hits <= 100
+
+
+def test_models_are_compared_on_the_same_pictures(exact: Result, spoiled: Result) -> None:
+    comparisons = {
+        (one["attribute"], one["retention"], one["first"], one["second"]): one
+        for one in exact.aggregates["comparisons"]
+    }
+    assert len(comparisons) == 6 * 6 * 2  # pairs, attributes, retentions
+    position = comparisons["position", "rendered", "shapes-all", "shapes-no-position"]
+    assert position["p_holm"] < 0.05 and position["difference"]["value"] == pytest.approx(1, abs=0.15)
+    same = comparisons["position", "decodable", "shapes-all", "shapes-no-color"]
+    assert same["p_holm"] > 0.05 or abs(same["difference"]["value"]) < 0.01
+    assert all(one["p"] <= one["p_holm"] <= 1 for one in comparisons.values())
+    assert not [
+        one
+        for one in spoiled.aggregates["comparisons"]
+        if "gray" in (one["first"], one["second"])
+        and one["attribute"] == "object color"
+        and one["retention"] == "rendered"
+    ]
+
+
+def test_the_output(exact: Result) -> None:
+    stored = json.loads((exact.out / "result.json").read_text())
+    assert stored["complete"] and stored["files"] == ["retention.png", "samples.png", "report.html"]
+    assert len(stored["images"]) == 100 and stored["images"][0]["label"] in DATA.label_names
+    assert set(stored["images"][0]["models"]["shapes-all"]["position"]) == {"real", "drawn", "spread", "undefined"}
+    with Image.open(exact.out / "retention.png") as bars:
+        assert bars.width > 1000 and len(bars.convert("RGB").getcolors(1 << 24) or []) > 100
+    page = (exact.out / "report.html").read_text()
+    first, table, numbers, how, limits, command = (
+        page.index(words)
+        for words in (
+            "shapes-no-position keeps object color",
+            "<h2>Verdicts",
+            "<h2>The numbers",
+            "<h2>How it was computed",
+            "<h2>What this cannot tell",
+            "rcdm probe retention",
+        )
+    )
+    assert first < table < numbers < how < limits < command
+    assert exact.answer[1].startswith("shapes-no-color keeps size, position and class; drops object color")
+    assert page.count("dropped</span>") >= 2 * 5 and "NaN" not in page and "nan" not in page.split("<body>")[1][:3000]
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_bundle_digest", lambda folder: "digest")
+    model, asked = ExactRCDM("shapes-no-color"), []
+    model.path = tmp_path
+    small = {"count": 40, "pool": 0, "judge": "none"}
+
+    def stop() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+
+    model.before_sampling = stop
+    with pytest.raises(KeyboardInterrupt):
+        run([model], tmp_path / "out", **small)
+    model.before_sampling = lambda: asked.append(1)
+    went_on = run([model], tmp_path / "out", **small)
+    assert len(asked) == 3  # batches of 32 and 8, of which the second was asked for twice
+    whole = run([model], tmp_path / "whole", **small)
+    assert len(asked) == 5 and went_on.aggregates == whole.aggregates
+    assert run([model], tmp_path / "out", **small).aggregates == whole.aggregates and len(asked) == 5
+    run([model], tmp_path / "out", **small, seed=1)  # other noise: measured anew
+    assert len(asked) == 7
+    (tmp_path / "out" / "measured-1.npz").write_bytes(b"PK broken")
+    assert run([model], tmp_path / "out", **small).aggregates == whole.aggregates and len(asked) == 9
+
+
+def test_labels_missing(tmp_path: Path) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for i in range(24):
+        Image.fromarray(DATA.get(i, 40).transpose(1, 2, 0)).save(folder / f"{i}.png")
+    for arguments in ({"data": ImageFolder(folder)}, {"data": None, "images": [folder]}):
+        result = run([FakeRCDM("fake")], tmp_path / "out", pool=0, **arguments)
+        assert "class" not in result.aggregates["fake"]["attributes"]
+        assert any("no labels" in note for note in result.notes)
+        assert result.images[0]["label"] is None
+
+
+def test_one_class_and_a_class_with_one_picture() -> None:
+    labels, notes = usable_labels(np.array([3] * 30))
+    assert (labels == -1).all() and "fewer than two classes" in notes[0]
+    labels, notes = usable_labels(np.array([0, 0, 1, 1, 2, -1]))
+    assert labels.tolist() == [0, 0, 1, 1, -1, -1]
+    assert "1 of the 6 pictures have no label" in notes[0] and "1 of the 3 classes" in notes[1]
+    labels, notes = usable_labels(np.array([0, 0, 1]))
+    assert (labels == -1).all() and len(notes) == 2
+    assert np.isnan(one_hot(np.array([-1, 4]), [4, 5])[0]).all() and one_hot(np.array([4]), [4, 5]).tolist() == [[1, 0]]
+    assert labels_of([], None).shape == (0,)
+
+
+def test_a_picture_given_twice_and_pictures_trained_on(tmp_path: Path) -> None:
+    files = []
+    for i in range(26):
+        files.append(tmp_path / f"{i:02d}.png")
+        Image.fromarray(DATA.get(i, 40).transpose(1, 2, 0)).save(files[-1])
+    again = tmp_path / "again.png"
+    again.write_bytes(files[0].read_bytes())
+    model = FakeRCDM("fake")
+    result = run([model], tmp_path / "out", images=[*files, again], data=None, pool=0)
+    assert len(result.images) == 26 and any("the same as another" in note for note in result.notes)
+    model.trained = {image["content_id"] for image in result.images[:5]}
+    result = run([model], tmp_path / "out", images=files, data=None, pool=0)
+    assert len(result.images) == 21 and any("5 of the 26 pictures were trained on" in note for note in result.notes)
+    model.trained |= {image["content_id"] for image in result.images[:2]}
+    with pytest.raises(RCDMError, match=r"at least 20 different pictures .* there are 19"):
+        run([model], tmp_path / "out", images=files, data=None, pool=0)
+
+
+def test_bad_parameters_and_judges(tmp_path: Path) -> None:
+    model = ExactRCDM("shapes-no-color")
+    for name in ("samples", "count", "pool", "rows", "judge_pictures"):
+        with pytest.raises(RCDMError, match=f"{name} is -1"):
+            run([model], tmp_path, **{name: -1})
+    with pytest.raises(RCDMError, match="without a representation"):
+        run([FakeRCDM("blind", forgets=["object", "background", "size", "position"])], tmp_path)
+    with pytest.raises(RCDMError, match="the encoder of shapes-no-color"):
+        run([model], tmp_path, judge="shapes-no-color")
+
+
+def test_another_encoder_as_the_judge_and_none(tmp_path: Path) -> None:
+    small = {"count": 60, "pool": 0}
+    found = run([ExactRCDM("shapes-no-color")], tmp_path, judge="shapes-all", **small)
+    assert verdicts(found, "shapes-no-color")["class"] == "kept"
+    nobody = run([ExactRCDM("shapes-no-color")], tmp_path, judge="none", **small)
+    entry = nobody.aggregates["shapes-no-color"]["attributes"]["class"]
+    assert entry["verdict"] == "not measurable" and entry["decodable"]["value"] > 0.9
+    blind = run([ExactRCDM("shapes-no-color")], tmp_path, judge="shapes-no-shape", **small)  # it cannot see the class
+    assert verdicts(blind, "shapes-no-color")["class"] == "not measurable"
+
+
+def estimate(value: float, width: float = 0.05) -> Estimate:
+    return Estimate(value, value - width, value + width, 100)
+
+
+@pytest.mark.parametrize(
+    ("found", "code"),
+    [
+        (Retained(estimate(0.9), estimate(0.8), heard=estimate(0.9)), "kept"),
+        (Retained(estimate(0.0), estimate(0.8), heard=estimate(0.9)), "generator"),
+        (Retained(estimate(0.4), estimate(0.8), heard=estimate(0.9)), "generator"),
+        (Retained(None, estimate(0.8), heard=estimate(0.9)), "generator"),
+        (Retained(None, estimate(0.0), heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.5), estimate(0.8), heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.0), estimate(0.0), variance=estimate(1), heard=estimate(0.9)), "dropped"),
+        (Retained(estimate(0.0, 0.3), estimate(0.0), variance=estimate(1), heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.0), estimate(0.0, 0.3), variance=estimate(1), heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.0), estimate(0.0), variance=estimate(0.2), heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.0), estimate(0.0), variance=estimate(3), heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.0), estimate(0.0), variance=estimate(1), heard=estimate(0.0)), "cannot tell"),
+        (Retained(estimate(0.0), estimate(0.1), variance=estimate(1), growth=0.1, heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.9), estimate(0.1), estimate(0.8), estimate(1), heard=estimate(0.9)), "nonlinear"),
+        (Retained(estimate(0.9), estimate(0.1), estimate(0.3), estimate(1), heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.9), estimate(0.1), estimate(0.8), estimate(3), heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.9), estimate(0.5), estimate(0.8), estimate(1), heard=estimate(0.9)), "cannot tell"),
+        (Retained(estimate(0.4), estimate(0.4), variance=estimate(1), heard=estimate(0.9)), "cannot tell"),
+    ],
+)
+def test_judgement(found: Retained, code: str) -> None:
+    assert judge_retention(found).code == code
