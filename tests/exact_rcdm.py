@@ -1,8 +1,8 @@
 """The true posterior of an oracle of the embedded shapes: what a perfect RCDM would draw, without a network.
 
-The factors of `Shapes` are independent and uniform (test_shapes.py) and an oracle's h tells the kept ones and nothing
-of the others (test_oracles.py), so p(x | h) has the kept factors as h tells them and draws the forgotten ones from their
-prior: nothing has to be rejected. Spoiled versions fail in one known way each.
+The factors of `Shapes` are independent and uniform (test_shapes.py), and an oracle tells the kept ones and nothing of
+the others (test_oracles.py). So p(x | h) has the kept factors as h tells them and the forgotten ones from their prior,
+and nothing has to be rejected. Spoiled versions fail in one known way each.
 """
 
 from __future__ import annotations

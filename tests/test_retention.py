@@ -234,7 +234,7 @@ def test_one_class_and_a_class_with_one_picture() -> None:
     assert (labels == -1).all() and "fewer than two classes" in notes[0]
     labels, notes = usable_labels(np.array([0, 0, 1, 1, 2, -1]))
     assert labels.tolist() == [0, 0, 1, 1, -1, -1]
-    assert "1 of the 6 pictures have no label" in notes[0] and "1 of the 3 classes" in notes[1]
+    assert "1 of the 6 pictures have no label" in notes[0] and "Of 1 of the 3 classes" in notes[1]
     labels, notes = usable_labels(np.array([0, 0, 1]))
     assert (labels == -1).all() and len(notes) == 2
     assert np.isnan(one_hot(np.array([-1, 4]), [4, 5])[0]).all() and one_hot(np.array([4]), [4, 5]).tolist() == [[1, 0]]

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 CHIPS = {"kept": "follows", "nonlinear": "follows", "dropped": "ignores", "generator": "partly"}
 _INK, _PALE, _LINE = "#191c22", "#5c6370", "#dfe1e6"
 _COLOURS = ("#2257b8", "#c2570c", "#0b6b43", "#8a3ab9", "#97320f", "#4b5260")
-_RANGE = (-0.25, 1.25)  # of the retentions' axis
+_RANGE = (-0.25, 1.25)  # of the retentions that are drawn
+_RIGHT = 1.7  # end of their axis: behind them stand the verdicts
 
 
 def draw_bars(path: Path, names: Sequence[str], aggregates: Mapping[str, Any]) -> Path:
@@ -53,14 +54,18 @@ def draw_bars(path: Path, names: Sequence[str], aggregates: Mapping[str, Any]) -
             _bar(left, entry["rendered"], y - 0.19, colour, hatch=None)
             _bar(left, entry["decodable"], y + 0.19, colour, hatch="////")
             verdict = VERDICTS[entry["verdict"]][0]
-            left.text(_RANGE[1] - 0.01, y, verdict, ha="right", va="center", fontsize=8, color=_PALE)
+            left.text(_RIGHT - 0.01, y, verdict, ha="right", va="center", fontsize=8, color=_PALE)
             _point(right, entry["sample_variance"], y, colour)
     for axis, marks in ((left, (0.0, 0.5, 1.0)), (right, (1.0,))):
         for mark in marks:
             axis.axvline(mark, color=_LINE, linewidth=1, zorder=0)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(left=False, colors=_INK, labelsize=9)
-    left.set(xlim=_RANGE, xlabel="retention: 0 none, 1 all; lines: 95% intervals over pictures")
+    left.set(
+        xlim=(_RANGE[0], _RIGHT),
+        xticks=[0, 0.25, 0.5, 0.75, 1],
+        xlabel="retention: 0 none, 1 all; lines: 95% intervals over pictures",
+    )
     right.set(xlim=(0.0, 2.5), xlabel="variance of the samples\nover the pictures'")
     left.set_yticks(places, words)
     left.set_ylim(step * len(attributes) - 0.3, -1.2)
