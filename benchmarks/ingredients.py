@@ -4,7 +4,7 @@
 
 Conditioning is by `embedding` unless a row says otherwise. Every run has the same number of steps and sees the same
 pictures in the same order (except where the batch is what is changed: then the number of pictures is the same). Ranks
-are those of `rcdm evaluate` (table 1b) among the 512 held-out pictures. The error is that of v on held-out pictures,
+are those of `rcdm evaluate` (table 1b) among up to 512 held-out pictures. The error is that of v on held-out pictures,
 averaged over all noise levels, whatever the network predicts, with x_0 clipped as the samplers do. The precision is
 `auto`'s where a row does not say otherwise. What is finished is not repeated, so the script can be stopped and started
 again.
