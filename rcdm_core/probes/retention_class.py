@@ -44,8 +44,8 @@ def usable_labels(labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
     if alone := classes[counts < 2].tolist():
         notes.append(
-            f"Of {len(alone)} of the {len(classes)} classes there is one picture only, with none to learn it from: "
-            "it does not count for the class."
+            f"Of {len(alone)} of the {len(classes)} classes there is one picture only, without others to learn "
+            "it from: it does not count for the class."
         )
         labels[np.isin(labels, alone)] = -1
     if len(classes) - len(alone) < 2:
