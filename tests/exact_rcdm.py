@@ -25,6 +25,16 @@ SIZE = 32
 SPOILED = ("constant", "deaf", "narrow", "noisy", "gray", "exaggerating")
 ORDER = np.array([3, 6, 0, 5, 2, 7, 1, 4])  # of eighths: what a straight line finds in it is next to nothing
 
+# Which factors of a picture each part of h reports.
+FACTORS_OF = {
+    "background color": ("background_hue",),
+    "object color": ("object_hue",),
+    "size": ("size",),
+    "position": ("x", "y"),
+    "shape": ("shape",),
+    "rotation": ("rotation",),
+}
+
 
 def prior(rng: np.random.Generator) -> Factors:
     """The factors of one picture of `Shapes`."""

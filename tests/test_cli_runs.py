@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from cli_runner import error_of, rcdm
 from PIL import Image
+from training_fixtures import SMALL_UNET
 
 import rcdm_core
 from rcdm_cli import train
@@ -84,14 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rcdm_core.presets import PRESETS
 
     folder = tmp_path_factory.mktemp("work")
-    unet = {
-        "image_size": 16,
-        "model_channels": 32,
-        "num_res_blocks": 1,
-        "channel_mult": (1,),
-        "attention_resolutions": (),
-    }
-    small = dataclasses.replace(PRESETS["tiny-32"], name="small", unet=unet)
+    small = dataclasses.replace(PRESETS["tiny-32"], name="small", unet=SMALL_UNET)
     arguments = "--provider shapes-no-color --data shapes:40 --steps 1 --batch-size 2 --held-out 20 --preview-every 0"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(PRESETS, "small", small)

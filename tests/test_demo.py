@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from training_fixtures import SMALL_UNET
 
 from rcdm_cli.main import main
 from rcdm_core import RCDMError, demo, registry
@@ -126,14 +127,7 @@ def test_the_whole_way_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "SHOWN_SAMPLES": 1,
     }.items():
         monkeypatch.setattr(demo, name, value)
-    unet = {
-        "image_size": 16,
-        "model_channels": 32,
-        "num_res_blocks": 1,
-        "channel_mult": (1,),
-        "attention_resolutions": (),
-    }
-    monkeypatch.setitem(PRESETS, demo.PRESET, replace(PRESETS[demo.PRESET], unet=unet, batch_size=2))
+    monkeypatch.setitem(PRESETS, demo.PRESET, replace(PRESETS[demo.PRESET], unet=SMALL_UNET, batch_size=2))
     arguments = ["demo", "--steps", "1", "--no-open", "--out", str(tmp_path / "demo")]
     result = CliRunner().invoke(main, arguments)
     # models that have seen a single batch ignore everything, and the demonstration has to notice

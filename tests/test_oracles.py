@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from exact_rcdm import FACTORS_OF
 from rcdm_plugin_shapes import FORGETS, IMAGE_SIZE, PARTS, kept_parts, rcdm_providers
 from rcdm_plugin_shapes.oracle import SIGNATURES, complex_moments, read_out
 from torch import Tensor
@@ -27,17 +28,6 @@ from rcdm_core.encoder import Encoder, load_encoder
 from rcdm_core.errors import RCDMError
 
 COUNT = 1200
-
-# Which factors of a picture each part of h reports.
-FACTORS_OF = {
-    "background color": ("background_hue",),
-    "object color": ("object_hue",),
-    "size": ("size",),
-    "position": ("x", "y"),
-    "shape": ("shape",),
-    "rotation": ("rotation",),
-}
-
 
 def as_images(pictures: np.ndarray) -> Tensor:
     return torch.from_numpy(pictures).float() / 255

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exact_rcdm import SPOILED, ExactRCDM
+from exact_rcdm import FACTORS_OF, SPOILED, ExactRCDM
 from fake_rcdm import FakeRCDM
 from PIL import Image
 
@@ -26,16 +26,6 @@ from rcdm_core.probes.verdicts import Retained, judge_retention
 
 DATA = Shapes(600, seed=7)
 ORACLES = ("shapes-all", "shapes-no-color", "shapes-no-position", "shapes-no-shape")
-FIELDS = {  # of Factors, that an oracle's parts are about
-    "background color": ("background_hue",),
-    "object color": ("object_hue",),
-    "size": ("size",),
-    "position": ("x", "y"),
-    "shape": ("shape",),
-    "rotation": ("rotation",),
-}
-
-
 def run(models: list[Any], out: Path, **arguments: Any) -> Result:
     settings: dict[str, Any] = {"count": 100, "samples": 2, "pool": 60, "judge_pictures": 250, "rows": 2}
     return rcdm_core.run_probe("retention", models=models, out=out, **({"data": DATA} | settings | arguments))
@@ -65,7 +55,7 @@ def truth(oracle: str, n: int = 300) -> dict[str, float]:
     names = list(Factors.__dataclass_fields__)
     kept = [
         names.index(field)
-        for part, fields in FIELDS.items()
+        for part, fields in FACTORS_OF.items()
         if part not in ExactRCDM(oracle).forgets
         for field in fields
     ]

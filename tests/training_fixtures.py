@@ -21,6 +21,14 @@ from rcdm_core.training.setup import set_up
 Make = Callable[..., TrainConfig]  # what the fixture `arguments` is
 CPU = torch.device("cpu")
 
+# The smallest U-Net that takes the pictures of `Shapes`.
+SMALL_UNET = {
+    "image_size": 16,
+    "model_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": (1,),
+    "attention_resolutions": (),
+}
 ENCODER = """
 import torch
 from torch import nn

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Input:
         return cls(next(iter(sides), None), batch or 1, batch, dtype)
 
 
-class FileNetwork(nn.Module):
+class FileNetwork(nn.Module, abc.ABC):
     """Normalised images [B, 3, S, S] -> h [B, dim].
 
     Its weights count by the bytes of their files (`get_extra_state`): what an exporter folds into the program are
@@ -72,9 +73,9 @@ class FileNetwork(nn.Module):
                     digest.update(chunk)
         self._digest = torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
+    @abc.abstractmethod
     def placed(self, device: torch.device) -> Run:
         """The model on that device. Raises anything where it cannot be there."""
-        raise NotImplementedError
 
     def get_extra_state(self) -> Tensor:
         """sha256 of the files, uint8 [32]."""

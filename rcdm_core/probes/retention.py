@@ -337,12 +337,7 @@ def answer(name: str, attributes: dict[str, dict[str, Any]]) -> str:
         "cannot tell": "leaves open whether it keeps {}",
         "not measurable": "was not measured in {}",
     }
-    parts = []
-    for code, phrase in phrases.items():
-        about = [attribute for attribute, entry in attributes.items() if entry["verdict"] == code]
-        if about:
-            parts.append(phrase.format(verdicts.listed(about)))
-    return f"{name} {'; '.join(parts)}."
+    return f"{name} {verdicts.phrased({key: entry['verdict'] for key, entry in attributes.items()}, phrases)}."
 
 
 PROBE = Probe(

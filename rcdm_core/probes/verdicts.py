@@ -7,6 +7,7 @@ reason to trust it: h holds nothing of the attribute linearly in other pictures,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rcdm_core.metrics.bootstrap import Estimate
@@ -180,12 +181,13 @@ def in_words(verdicts: dict[str, Verdict]) -> str:
         "generator": "the generator is the limit for {}: h has it",
         "cannot tell": "cannot tell for {}",
     }
-    parts = []
-    for code, phrase in phrases.items():
-        about = [name for name, verdict in verdicts.items() if verdict.code == code]
-        if about:
-            parts.append(phrase.format(listed(about)))
-    return "; ".join(parts)
+    return phrased({name: verdict.code for name, verdict in verdicts.items()}, phrases)
+
+
+def phrased(codes: Mapping[str, str], phrases: Mapping[str, str]) -> str:
+    """Each phrase, in their order, with the names whose code it is for; codes: name -> code."""
+    about = {code: [name for name, own in codes.items() if own == code] for code in phrases}
+    return "; ".join(phrase.format(listed(about[code])) for code, phrase in phrases.items() if about[code])
 
 
 def listed(words: list[str]) -> str:
