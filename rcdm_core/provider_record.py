@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +38,8 @@ class ProviderRecord:
     def reads_otherwise(self, encoder: Encoder) -> str | None:
         """A phrase that says in what way files are brought to another size for the encoder now; None where they are
         not. A fingerprint cannot tell: its pictures have the right size already."""
-        now = (encoder.image_size, encoder.interpolation)
         then = (self.image_size, self.interpolation or encoder.interpolation)
-        return None if now == then else f"it reads files at {now[0]} by {now[1]} instead of {then[0]} by {then[1]}"
+        return reading_change(then, (encoder.image_size, encoder.interpolation))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ProviderRecord:
@@ -55,6 +54,13 @@ class ProviderRecord:
         if self.version == NOT_INSTALLED:
             return f"; the model is for the one of {self.distribution}: give that with --plugin"
         return f"; the model is for the one of {self.distribution} {self.version}: install that"
+
+
+def reading_change(then: Sequence[Any], now: Sequence[Any]) -> str | None:
+    """A phrase on how files are read now instead of then, each as (size, interpolation); None where it is the same."""
+    if tuple(then) == tuple(now):
+        return None
+    return f"it reads files at {now[0]} by {now[1]} instead of {then[0]} by {then[1]}"
 
 
 def record_of(

@@ -44,9 +44,7 @@ def run(context: Context) -> Result:
     data = data_of(context)
     pictures = _pictures(context, data)
     triples = [tuple(pictures[i : i + 3]) for i in range(0, len(pictures), 3)]
-    pictures.notes = [note for note in pictures.notes if "too few for intervals" not in note] + few(
-        len(triples), "triple"
-    )
+    pictures.notes += few(len(triples), "triple")
     result = context.begin(pictures, data, triples=[[picture.name for picture in triple] for triple in triples])
     pool = pool_of(context, data, pictures, params["pool"])
     references = random_pictures(context, pool)
@@ -89,7 +87,7 @@ def _pictures(context: Context, data: ImageSource | None) -> Pictures:
     """Three at a time: those that are named, or as for every probe."""
     named = {name: context.params[name] for name in ENDS[:3]}
     if not any(named.values()):
-        return tuples(pictures_of(context, data, 3 * context.params["count"]), 3, context)
+        return tuples(pictures_of(context, data, 3 * context.params["count"], what=None), 3, context)
     missing = [f"--{name}" for name, path in named.items() if not path]
     if missing:
         raise RCDMError(f"h(a) − h(b) + h(c) takes three pictures; give {' and '.join(missing)} as well.")

@@ -15,7 +15,8 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.ranks import chance, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.pictures import Pictures, default_data, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.opening import check_conditional, check_least, data_of
+from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
@@ -34,19 +35,13 @@ def run(context: Context) -> Result:
     from rcdm_core.report.faithfulness import draw_rows, write_report
 
     params = context.params
-    for name, least in (("samples", 1), ("count", 1), ("gallery", 0), ("rows", 0)):
-        if params[name] < least:
-            raise RCDMError(f"{name} is {params[name]}, but expected a whole number of at least {least}.")
+    check_least(params, samples=1, count=1, gallery=0, rows=0)
     if context.images:
         raise RCDMError(
             "The probe faithfulness ranks among held-out pictures; give a folder with --data instead of --image."
         )
-    for name, model in zip(context.names, context.models, strict=True):
-        if model.h_dim == 0:
-            raise RCDMError(
-                f"{name} was trained without a representation, so nothing can be ranked; give another --model."
-            )
-    data = context.data if context.data is not None else default_data(context.models[0])
+    check_conditional(context)
+    data = data_of(context)
     if data is None:
         raise RCDMError("The pictures of the training are not there any more; give a folder with --data.")
     gallery = held_out(data, context.models, count=params["gallery"] or len(data))

@@ -43,10 +43,10 @@ def run(context: Context) -> Result:
     paths = pick_paths(params["path"])
     check_conditional(context)
     data = data_of(context)
-    pictures = pictures_of(context, data, 2 * params["count"])
+    pictures = pictures_of(context, data, 2 * params["count"], what=None)
     pictures = tuples(pictures, 2, context)
     pairs = [(pictures[i], pictures[i + 1]) for i in range(0, len(pictures), 2)]
-    pictures.notes = [note for note in pictures.notes if "too few for intervals" not in note] + few(len(pairs), "pair")
+    pictures.notes += few(len(pairs), "pair")
     result = context.begin(pictures, data, pairs=[[first.name, second.name] for first, second in pairs])
 
     t = np.linspace(0, 1, params["points"])

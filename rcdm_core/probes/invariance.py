@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
-from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, bootstrap_mean, bootstrap_ratio
+from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, bootstrap_ratio
 from rcdm_core.metrics.distances import mean_pair_distance
 from rcdm_core.metrics.readout import Readout, fit_readout
 from rcdm_core.metrics.retention import Observed, over_samples, rendered_retention, variance_ratio
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.opening import check_least, data_of, few
 from rcdm_core.probes.pictures import (
     Picture,
     Pictures,
     choose,
-    default_data,
     fit_of,
     h_of,
     held_out,
@@ -86,17 +85,11 @@ def run(context: Context) -> Result:
     params = context.params
     rows = pick(params["transform"])
     strength = check_strength(params["strength"])
-    for name, least in (("samples", 1), ("count", 1), ("pool", 0)):
-        if params[name] < least:
-            raise RCDMError(f"{name} is {params[name]}, but expected a whole number of at least {least}.")
-    data = context.data if context.data is not None else default_data(context.models[0])
+    check_least(params, samples=1, count=1, pool=0)
+    data = data_of(context)
     pictures = choose(context.images, data, context.models, count=params["count"])
     result = context.begin(pictures, data, transforms={t.name: t.says(strength) for t in rows})
-    if len(pictures) < MIN_IMAGES:
-        result.notes.append(
-            f"{len(pictures)} picture{'s are' if len(pictures) > 1 else ' is'} too few for intervals ({MIN_IMAGES} are "
-            "needed): the numbers hold for what is shown and for nothing else."
-        )
+    result.notes += few(len(pictures))
 
     pool = Pictures([*pictures])
     if data is not None and params["pool"]:

@@ -38,13 +38,15 @@ def data_of(context: Context) -> ImageSource | None:
     return context.data if context.data is not None else default_data(context.models[0])
 
 
-def pictures_of(context: Context, data: ImageSource | None, count: int) -> Pictures:
+def pictures_of(context: Context, data: ImageSource | None, count: int, *, what: str | None = "picture") -> Pictures:
     """The pictures to look at, with notes on too few for an interval and on those that have to be enlarged.
 
+    what: that intervals are over; None: over something else than pictures, which the probe counts itself.
     Raises RCDMError as `choose`.
     """
     pictures = choose(context.images, data, context.models, count=count)
-    pictures.notes += few(len(pictures))
+    if what is not None:
+        pictures.notes += few(len(pictures), what)
     if context.images:  # those of a set are what the models were trained on, or like it
         pictures.notes += small(pictures, context.models)
     return pictures

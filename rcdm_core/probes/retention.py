@@ -28,7 +28,8 @@ from rcdm_core.metrics.retention import (
 )
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.pictures import Pictures, choose, default_data, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.opening import check_conditional, check_least, data_of
+from rcdm_core.probes.pictures import Pictures, choose, fit_of, h_of, held_out, read_arrays
 from rcdm_core.probes.retention_class import NONE, labels_of, one_hot, train_judge, usable_labels
 from rcdm_core.probes.retention_rows import BATCH, CLASS, Rows, take_rows
 from rcdm_core.provider import Option
@@ -69,15 +70,9 @@ def run(context: Context) -> Result:
     from rcdm_core.report.retention import draw_bars, draw_samples, write_report
 
     params = context.params
-    for name, least in (("samples", 1), ("count", MIN_PICTURES), ("pool", 0), ("rows", 0), ("judge_pictures", 0)):
-        if params[name] < least:
-            raise RCDMError(f"{name} is {params[name]}, but expected a whole number of at least {least}.")
-    for name, model in zip(context.names, context.models, strict=True):
-        if model.h_dim == 0:
-            raise RCDMError(
-                f"{name} was trained without a representation, so there is nothing to retain; give another --model."
-            )
-    data = context.data if context.data is not None else default_data(context.models[0])
+    check_least(params, samples=1, count=MIN_PICTURES, pool=0, rows=0, judge_pictures=0)
+    check_conditional(context)
+    data = data_of(context)
     pictures = _unseen(context, choose(context.images, data, context.models, count=params["count"]))
     labels, notes = usable_labels(labels_of(pictures, data))
     result = context.begin(pictures, data)

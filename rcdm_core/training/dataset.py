@@ -173,7 +173,7 @@ class _Pass:
     def run(self, h_path: Path | None, pixels_path: Path | None, reporter: Reporter) -> None:
         """Write the files that are not None."""
         source, size, unreadable = self.source, self.image_size, dict[int, str]()
-        seen, drawn = (self.encoder.image_size, self._interpolation()), (size, DEFAULT_INTERPOLATION)
+        seen, drawn = (self.encoder.image_size, self.encoder.interpolation), (size, DEFAULT_INTERPOLATION)
         encoding, drawing = h_path is not None and self.encoder.dim > 0, pixels_path is not None
         readings = [seen] * encoding + [drawn] * (drawing or not encoding)
         encode = BatchEncoder(self.encoder, self.fingerprint, self.device) if h_path is not None else None
@@ -205,6 +205,3 @@ class _Pass:
                 about = representation_file.about(self.provider, source, fit=self.fit, flip=self.flip)
                 representation_file.finish(h_file, about, self.fingerprint, source, self.order, unreadable)
         reporter.finish()
-
-    def _interpolation(self) -> str:
-        return self.provider.interpolation or DEFAULT_INTERPOLATION

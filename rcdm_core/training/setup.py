@@ -24,7 +24,7 @@ from rcdm_core.errors import RCDMError
 from rcdm_core.presets import PRESETS
 from rcdm_core.progress import Reporter
 from rcdm_core.provider import Provider
-from rcdm_core.provider_record import ProviderRecord, record_of
+from rcdm_core.provider_record import ProviderRecord, reading_change, record_of
 from rcdm_core.registry import find_provider
 from rcdm_core.representations.file import Representations
 from rcdm_core.representations.reading import content_order
@@ -262,10 +262,8 @@ def _continue_with(
         )
     tensors = saved.encoder()
     before = Fingerprint(saved.identity["weights_digest"], tensors["fingerprint.h"])
-    difference = compare_fingerprints(before, now)
-    read_before, read_now = saved.identity.get("reading", identity["reading"]), identity["reading"]
-    if difference is None and read_before != read_now:
-        difference = f"it reads files at {read_now[0]} by {read_now[1]} instead of {read_before[0]} by {read_before[1]}"
+    reading = saved.identity.get("reading", identity["reading"])
+    difference = compare_fingerprints(before, now) or reading_change(reading, identity["reading"])
     if difference is not None:
         edited = source_change(provider, saved.identity.get("source_digest"))
         raise RCDMError(
