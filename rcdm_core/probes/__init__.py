@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rcdm_core.probes.arithmetic import PROBE as ARITHMETIC
-from rcdm_core.probes.base import Context, Probe, Result, run_probe
+from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.class_mean import PROBE as CLASS_MEAN
 from rcdm_core.probes.distances import PROBE as DISTANCES
 from rcdm_core.probes.faithfulness import PROBE as FAITHFULNESS
@@ -11,6 +11,7 @@ from rcdm_core.probes.interpolation import PROBE as INTERPOLATION
 from rcdm_core.probes.invariance import PROBE as INVARIANCE
 from rcdm_core.probes.neighbours import PROBE as NEIGHBOURS
 from rcdm_core.probes.retention import PROBE as RETENTION
+from rcdm_core.probes.running import run_probe
 from rcdm_core.probes.samples import PROBE as SAMPLES
 from rcdm_core.probes.variance import PROBE as VARIANCE
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import math
@@ -15,14 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import rcdm_core
-from rcdm_core import defaults
-from rcdm_core.atomic import make_folder, replace_text
+from rcdm_core.atomic import replace_text
 from rcdm_core.errors import RCDMError
 from rcdm_core.progress import Reporter
 from rcdm_core.provider import Option
 from rcdm_core.versions import versions
-from rcdm_core.weights_given import weights_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,113 +254,6 @@ class Context:
         words += ["--seed", str(self.seed), "--sampler", self.sampler, "--sampling-steps", str(self.steps)]
         words += ["--device", str(self.models[0].device), "--precision", self.precision]
         return shlex.join([*words, "--out", str(self.out)])
-
-
-def run_probe(
-    name: str,
-    *,
-    models: Sequence[RCDM | str | Path],
-    images: Sequence[Any] | None = None,
-    data: ImageSource | str | Path | None = None,
-    out: str | Path,
-    seed: int = 0,
-    device: str | None = None,
-    precision: str = "auto",
-    sampler: str = defaults.SAMPLER,
-    steps: int = defaults.SAMPLING_STEPS,
-    provider: str | None = None,
-    weights: str | Sequence[str] | None = None,
-    representations: str | Path | Sequence[str | Path] = (),
-    progress: Reporter | None = None,
-    **params: Any,
-) -> Result:
-    """Run one of the paper's experiments and write result.json, pictures and report.html into `out`.
-
-    models: RCDMs, or the folders of bundles. images: paths of pictures or of folders, PIL pictures, or float tensors
-    [3, H, W] in [0, 1]. data: a folder, "shapes[:N[:SEED]]" or an ImageSource, where held-out pictures come from;
-    None: what the first model was trained on. device: where the models compute (auto, cpu, cuda, cuda:N or mps), None:
-    where they are. steps: of the sampler. provider, weights: of the encoders of models that are given as folders, where
-    their names or checkpoints have moved since the training; several weights are those of the models in their order.
-    representations: files of `rcdm encode` that h of untransformed pictures is taken from, each for the models whose
-    encoder it is of; what they lack is computed.
-    params: the probe's own parameters.
-
-    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device.
-    """
-    from rcdm_core import registry
-    from rcdm_core.model import share_representations
-    from rcdm_core.samplers import check_steps
-
-    known = registry.probes()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"the nearest is {near[0]}; " if near else ""
-        raise RCDMError(f"There is no probe {name!r}; {hint}there are {', '.join(known)}.")
-    probe = known[name]
-    complete = probe.complete(params)
-    if not models:
-        raise RCDMError(f"The probe {name} needs a trained model; give one with --model RUN.")
-    checkpoints = weights_of_each(weights, len(models))
-    loaded = [_load(model, device, provider, file) for model, file in zip(models, checkpoints, strict=True)]
-    files = [representations] if isinstance(representations, (str, Path)) else list(representations)
-    share_representations(loaded, files)
-    for model in loaded:
-        check_steps(sampler, model.diffusion, steps)
-    context = Context(
-        probe=probe,
-        models=loaded,
-        names=_distinct([model.name for model in loaded]),
-        images=list(images or []),
-        data=_open(data, loaded[0]),
-        out=make_folder(Path(out)),
-        seed=seed,
-        precision=precision,
-        sampler=sampler,
-        steps=steps,
-        progress=progress or Reporter(),
-        params=complete,
-        data_text=str(data) if isinstance(data, (str, Path)) else None,
-        provider=provider,
-        weights=weights,
-        representations=[str(path) for path in files],
-    )
-    result = probe.run(context)
-    result.complete = True
-    result.save()
-    return result
-
-
-def _load(model: RCDM | str | Path, device: str | None, provider: str | None, weights: str | None) -> RCDM:
-    from rcdm_core.precision import resolve_device
-
-    place = None if device is None else resolve_device(device)
-    if isinstance(model, (str, Path)):
-        return rcdm_core.load(model, place or "cpu", provider=provider, weights=weights)
-    if provider is not None or weights is not None:
-        raise RCDMError(
-            f"The model {model.name} is loaded already, and provider and weights come too late for it; give them to "
-            "rcdm_core.load."
-        )
-    return model if place is None else model.to(place)
-
-
-def _open(data: ImageSource | str | Path | None, model: RCDM) -> ImageSource | None:
-    if isinstance(data, (str, Path)):
-        from rcdm_core.data.shapes import open_data
-        from rcdm_core.probes.pictures import fit_of
-
-        return open_data(str(data), fit=fit_of(model))
-    return data
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind those that occurred before."""
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return result
 
 
 def _describe_model(name: str, model: RCDM, precision: str) -> dict[str, Any]:
