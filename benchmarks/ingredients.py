@@ -24,7 +24,7 @@ import rcdm_core as rcdm
 from rcdm_core.diffusion import DiffusionConfig
 from rcdm_core.presets import PRESETS
 from rcdm_core.probes.pictures import default_data, fit_of, h_of, held_out, read_arrays
-from rcdm_core.training import TrainConfig, train
+from rcdm_core.training import TrainConfig, stopped, train
 
 EPSILON = DiffusionConfig(schedule="cosine", prediction="epsilon", variance="learned_range")
 LINEAR = DiffusionConfig(schedule="linear", prediction="v", variance="fixed_small")
@@ -112,6 +112,8 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         **settings,
     )
     path = train(config)
+    if stopped(config, path):  # by Ctrl-C: what it has so far is no row of the table
+        raise KeyboardInterrupt
     found = path / "faithfulness" / "result.json"
     # A probe writes its result before it computes, without figures.
     aggregates = json.loads(found.read_text(encoding="utf-8"))["aggregates"] if found.is_file() else {}

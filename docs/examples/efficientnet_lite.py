@@ -37,3 +37,16 @@ def backbone() -> nn.Module:
 def logits() -> nn.Module:
     """The 1000 class scores: what is left after the classifier."""
     return _network()
+
+
+def untrained(seed: int = 0) -> nn.Module:
+    """The backbone before any training, 1280-d: weights drawn from `seed`, at the scale that keeps activations."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = EfficientNet.from_name("efficientnet-lite0")
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+        return Backbone(network)
