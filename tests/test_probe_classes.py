@@ -130,3 +130,105 @@ def test_single_pictures_are_no_set(tmp_path: Path) -> None:
     for name in ("linear-probe", "confidence"):
         with pytest.raises(RCDMError, match=f"{name} takes labelled sets"):
             run(name, [ExactRCDM("shapes-all")], tmp_path, images=[tmp_path / "x.png"])
+
+
+# adversarial
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    models = [ExactRCDM("shapes-no-color", trained=TRAINED), ExactRCDM("shapes-no-color", spoiled="deaf", trained=TRAINED)]
+    return run(
+        "adversarial",
+        models,
+        tmp_path_factory.mktemp("adversarial"),
+        attack="pgd",
+        attack_steps=4,
+        epsilons="0,0.05,0.3",
+        attacked=24,
+        count=8,
+        samples=2,
+        rows=1,
+    )
+
+
+def test_attacks_flip_and_samples_follow_h(attacked: Result) -> None:
+    none, _, large = attacked.aggregates["shapes-no-color"]["steps"]
+    assert none["epsilon"] == 0 and none["flipped"]["value"] == 0 and none["moved"]["value"] == 0
+    assert none["samples_true"]["value"] > 0.9 and none["samples_target"]["value"] < 0.1
+    assert large["flipped"]["value"] > 0.3 and large["flipped"]["n"] <= 24 and large["moved"]["value"] > 0.1
+    assert large["samples_true"]["value"] < none["samples_true"]["value"]  # the exact generator draws what h says
+    deaf = attacked.aggregates["shapes-no-color deaf"]["steps"]
+    assert [step["flipped"] for step in deaf] == [
+        step["flipped"] for step in attacked.aggregates["shapes-no-color"]["steps"]
+    ]
+    assert deaf[0]["samples_true"] == deaf[2]["samples_true"]  # one noise for all epsilons
+    assert attacked.aggregates["differences"][0]["difference"]["value"] == 0
+    assert "an attack of ε =" in attacked.answer[0]
+
+
+def test_the_output_of_adversarial(attacked: Result) -> None:
+    stored = json.loads((attacked.out / "result.json").read_text())
+    assert stored["complete"] and stored["epsilons"] == [0, 0.05, 0.3] and "[0, 1] image" in stored["epsilon_unit"]
+    assert {"adversarial-001.png", "adversarial-002.png", "adversarial.png", "report.html"} <= set(stored["files"])
+    record = stored["images"][0]
+    names = sorted(SHAPES)
+    of_model = record["models"]["shapes-no-color"]
+    assert of_model["target"] == names[(names.index(record["class"]) + 1) % 5] and len(of_model["samples"]) == 3
+    page = (attacked.out / "report.html").read_text()
+    assert 'class="framed"' in page and '<svg class="plot"' in page and "encoder&#39;s input size" in page
+    assert f"({record['class']})" in page
+
+
+def test_pictures_that_are_given(tmp_path: Path) -> None:
+    """One twice, one that was trained on, one without a label, all smaller than what the encoder takes."""
+    files = write(tmp_path / "in", {"x": [0, 1]}, size=24)
+    paths = [files / "x" / "0.png", files / "x" / "0.png", files / "x" / "1.png"]
+    from rcdm_core.data.images import content_hash
+
+    model = ExactRCDM("shapes-no-color", trained=[*TRAINED, content_hash(paths[2])])
+    small = {"attacked": 6, "samples": 1, "count": 1, "epsilons": [0.1], "target": "star"}
+    found = run("adversarial", [model], tmp_path / "out", images=paths, **small)
+    assert [record["name"] for record in found.images[:2]] == ["0.png", "1.png"] and len(found.images) == 6
+    assert found.images[0]["class"] is None and "samples" in found.images[1]["models"]["shapes-no-color"]
+    for words in ("counts once", "smaller than the 32 pixels", "was trained on 1 of the 6", "no label that the probe"):
+        assert any(words in note for note in found.notes), words
+    assert all(record["class"] != "star" for record in found.images)
+    assert found.aggregates["shapes-no-color"]["steps"][0]["flipped"]["n"] <= 4
+
+
+@pytest.mark.parametrize("target", ["least", "away"])
+def test_other_targets(target: str, tmp_path: Path) -> None:
+    found = run(
+        "adversarial",
+        [ExactRCDM("shapes-no-color", trained=TRAINED)],
+        tmp_path,
+        target=target,
+        epsilons=[0.2],
+        attacked=6,
+        count=1,
+        samples=1,
+    )
+    step = found.aggregates["shapes-no-color"]["steps"][0]
+    assert (step["reached"]["value"] is None) == (target == "away") and step["flipped"]["value"] is not None
+
+
+def test_bad_parameters_of_adversarial(tmp_path: Path) -> None:
+    model = ExactRCDM("shapes-no-color", trained=TRAINED)
+    for arguments, message in (
+        ({"epsilons": "0.1,much"}, "epsilons of the probe adversarial is '0.1,much', but expected numbers with commas"),
+        ({"epsilons": ""}, "expected numbers with commas"),
+        ({"epsilons": [0.1, "x"]}, "expected numbers with commas"),
+        ({"epsilons": "0.1,nan"}, "expected numbers with commas"),
+        ({"epsilons": "-0.1"}, r"of the \[0, 1\] image"),
+        ({"epsilons": "8"}, r"of the \[0, 1\] image"),
+        ({"attack": "cw"}, "no attack 'cw'; expected fgsm or pgd"),
+        ({"target": "lion"}, "no target 'lion'; expected a class"),
+        ({"attacked": 0}, "attacked is 0"),
+    ):
+        with pytest.raises(RCDMError, match=message):
+            run("adversarial", [model], tmp_path, **arguments)
+    model.encoder.network.differentiable = False  # type: ignore[assignment]
+    with pytest.raises(RCDMError, match="encoder of shapes-no-color has no gradient"):
+        run("adversarial", [model], tmp_path / "new")
+    assert not (tmp_path / "new" / "result.json").exists()

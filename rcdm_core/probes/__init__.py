@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rcdm_core.probes.adversarial import PROBE as ADVERSARIAL
 from rcdm_core.probes.arithmetic import PROBE as ARITHMETIC
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.class_mean import PROBE as CLASS_MEAN
@@ -20,6 +21,7 @@ from rcdm_core.probes.variance import PROBE as VARIANCE
 PROBES: dict[str, Probe] = {
     probe.name: probe
     for probe in (
+        ADVERSARIAL,
         ARITHMETIC,
         CLASS_MEAN,
         CONFIDENCE,
