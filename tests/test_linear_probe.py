@@ -31,13 +31,12 @@ def test_it_is_scikit_learns_regression(classes: int, dim: int) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    h, labels = clusters(classes, 80, dim)
-    labels = labels * 10 + 3
+    h, labels = clusters(classes, 280, dim)
+    h, new, labels = h[:80], h[80:], labels[:80] * 10 + 3
     probe = fit_linear_probe(h, labels)
     assert probe.strength in STRENGTHS and probe.labels.tolist() == sorted(set(labels.tolist())) and probe.n == 80
     other = make_pipeline(StandardScaler(), LogisticRegression(C=probe.strength, max_iter=9000, tol=1e-8))
     other.fit(h, labels)
-    new = clusters(classes, 200, dim)[0]
     assert np.abs(probe.probabilities(new) - other.predict_proba(new)).max() < 0.02
     assert (probe.predict(new) == other.predict(new)).mean() > 0.99
     layer = probe.linear()

@@ -45,7 +45,9 @@ def linear(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 
 def test_what_is_planted_is_told_and_what_is_forgotten_is_not(linear: Result) -> None:
-    shape, none, deaf = (linear.aggregates[name] for name in ("shapes-no-color", "shapes-no-shape", "shapes-no-color deaf"))
+    shape, none, deaf = (
+        linear.aggregates[name] for name in ("shapes-no-color", "shapes-no-shape", "shapes-no-color deaf")
+    )
     assert shape["accuracy"]["value"] > 0.95 and shape["accuracy"]["n"] == 80 and shape["fitted_on"] == 120
     assert none["accuracy"]["low"] < 0.4 and shape["chance"]["value"] < 0.35
     assert shape["rendered"]["value"] > 0.9 and none["rendered"]["value"] < 0.5
@@ -99,9 +101,14 @@ def test_confident_pictures_have_samples_of_one_class(tmp_path: Path) -> None:
         assert most["probability"]["value"] > least["probability"]["value"]
         assert most["agreement"]["n"] == 8 and most["distance"]["low"] is not None
     assert most["agreement"]["value"] > 0.9 and most["accuracy"]["value"] == 1
-    assert len(found.aggregates["differences"]) == 6 and all(d["p_holm"] >= d["p"] for d in found.aggregates["differences"])
+    assert len(found.aggregates["differences"]) == 6 and all(
+        d["p_holm"] >= d["p"] for d in found.aggregates["differences"]
+    )
     stored = json.loads((tmp_path / "result.json").read_text())
-    assert len(stored["images"]) == 2 * 2 * 8 and {r["group"] for r in stored["images"]} == {"most confident", "least confident"}
+    assert len(stored["images"]) == 2 * 2 * 8 and {r["group"] for r in stored["images"]} == {
+        "most confident",
+        "least confident",
+    }
     assert "Most against least confident" in (tmp_path / "report.html").read_text()
 
 
@@ -137,7 +144,10 @@ def test_single_pictures_are_no_set(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    models = [ExactRCDM("shapes-no-color", trained=TRAINED), ExactRCDM("shapes-no-color", spoiled="deaf", trained=TRAINED)]
+    models = [
+        ExactRCDM("shapes-no-color", trained=TRAINED),
+        ExactRCDM("shapes-no-color", spoiled="deaf", trained=TRAINED),
+    ]
     return run(
         "adversarial",
         models,

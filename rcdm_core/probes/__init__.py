@@ -12,6 +12,7 @@ from rcdm_core.probes.faithfulness import PROBE as FAITHFULNESS
 from rcdm_core.probes.interpolation import PROBE as INTERPOLATION
 from rcdm_core.probes.invariance import PROBE as INVARIANCE
 from rcdm_core.probes.linear_probe import PROBE as LINEAR_PROBE
+from rcdm_core.probes.manipulation import PROBE as MANIPULATION
 from rcdm_core.probes.neighbours import PROBE as NEIGHBOURS
 from rcdm_core.probes.retention import PROBE as RETENTION
 from rcdm_core.probes.running import run_probe
@@ -30,6 +31,7 @@ PROBES: dict[str, Probe] = {
         INTERPOLATION,
         INVARIANCE,
         LINEAR_PROBE,
+        MANIPULATION,
         NEIGHBOURS,
         RETENTION,
         SAMPLES,

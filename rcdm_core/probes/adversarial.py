@@ -77,7 +77,12 @@ def run(context: Context) -> Result:
     divided = divide(context, data, fit=params["fit"], test=params["test"], skip=[picture.id for picture in given])
     pictures, truth = choose(context, divided, given, labels_of(data))
     result = context.begin(
-        pictures, data, classes=divided.names, epsilons=epsilons, epsilon_unit=UNITS, fitted_on=[p.id for p in divided.fit]
+        pictures,
+        data,
+        classes=divided.names,
+        epsilons=epsilons,
+        epsilon_unit=UNITS,
+        fitted_on=[p.id for p in divided.fit],
     )
     found = classifiers(context, divided)
     looked = max(len(given), min(params["count"], len(pictures)))
@@ -119,9 +124,7 @@ def run(context: Context) -> Result:
     return result
 
 
-def choose(
-    context: Context, divided: Divided, given: Pictures, labels: dict[str, str]
-) -> tuple[Pictures, np.ndarray]:
+def choose(context: Context, divided: Divided, given: Pictures, labels: dict[str, str]) -> tuple[Pictures, np.ndarray]:
     """The pictures to attack, the given ones first, and their classes, UNKNOWN for those without one.
 
     Raises RCDMError for a target that is no class.
@@ -152,9 +155,7 @@ def choose(
     return Pictures([items[i] for i in places], notes), truth[places]
 
 
-def targets(
-    wanted: str, one: Classifier, divided: Divided, clean_h: np.ndarray, base: np.ndarray
-) -> np.ndarray:
+def targets(wanted: str, one: Classifier, divided: Divided, clean_h: np.ndarray, base: np.ndarray) -> np.ndarray:
     """The class that each picture with clean_h [N, dim] and class base [N] is attacked towards; with `away`, from."""
     known = one.probes[0].labels
     if wanted in divided.names:
@@ -194,9 +195,7 @@ def _attack(
         clean = one.probes[0].predict(clean_h)
         base = np.where(truth[places] == UNKNOWN, clean, truth[places])
         target = targets(context.params["target"], one, divided, clean_h, base)
-        attacked, flat = attack(
-            encoder, one.probes[0], images.to(model.device), torch.from_numpy(target), epsilons
-        )
+        attacked, flat = attack(encoder, one.probes[0], images.to(model.device), torch.from_numpy(target), epsilons)
         h = model.encode(attacked.flatten(0, 1)).unflatten(0, attacked.shape[:2]).numpy().astype(np.float64)
         parts.append(
             {
@@ -330,7 +329,10 @@ def _rows(
 
     aim = "" if seen.target[i] == UNKNOWN else f"to {divided.names[seen.target[i]]}"
     first = row([f"{i + 1}", own, *([aim] if aim else [])], seen.shown[:, i], seen.predicted[:, i])
-    return [first, *(row(["", f"sample {k + 1}"], seen.samples[:, i, k], seen.said[:, i, k]) for k in range(seen.said.shape[2]))]
+    return [
+        first,
+        *(row(["", f"sample {k + 1}"], seen.samples[:, i, k], seen.said[:, i, k]) for k in range(seen.said.shape[2])),
+    ]
 
 
 PROBE = Probe(

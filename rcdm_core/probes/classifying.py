@@ -171,9 +171,7 @@ def classifiers(context: Context, divided: Divided) -> list[Classifier]:
             raise RCDMError("Too few of the labelled pictures can be read to learn from them; give others with --data.")
         probe = fit_linear_probe(np.concatenate([part for _, part, _ in parts]), labels)
         found.append(
-            Classifier(
-                [probe], np.zeros(len(h), np.int64), h, probe.predict(h), probe.probabilities(h).max(axis=1)
-            )
+            Classifier([probe], np.zeros(len(h), np.int64), h, probe.predict(h), probe.probabilities(h).max(axis=1))
         )
     context.progress.finish()
     return found

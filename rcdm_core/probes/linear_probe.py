@@ -64,9 +64,7 @@ def run(context: Context) -> Result:
     context.progress.start(looked * len(context.models) * params["samples"], "sampling", unit="sample")
     for number, block in enumerate(blocks(looked, params["samples"]), 1):
         places = np.arange(block.start, block.stop)
-        looks = [
-            look(context, model, one, divided, places) for model, one in zip(context.models, found, strict=True)
-        ]
+        looks = [look(context, model, one, divided, places) for model, one in zip(context.models, found, strict=True)]
         for name, seen in zip(context.names, looks, strict=True):
             for key, of_model in values[name].items():
                 of_model += seen[key].tolist()
@@ -138,9 +136,7 @@ def look(
     }
 
 
-def _row(
-    divided: Divided, place: int, i: int, found: list[Classifier], looks: list[dict[str, np.ndarray]]
-) -> GridRow:
+def _row(divided: Divided, place: int, i: int, found: list[Classifier], looks: list[dict[str, np.ndarray]]) -> GridRow:
     truth = int(divided.test_labels[place])
     return GridRow(
         label=[f"{place + 1}", divided.names[truth]],

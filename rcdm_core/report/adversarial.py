@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
-CAPTION = "First row: the attacked picture; below it samples of its h. Below each the class that the linear probe reads "
+CAPTION = (
+    "First row: the attacked picture; below it samples of its h. Below each the class that the linear probe reads "
+)
 CAPTION += "from it, in brackets the true one; framed in red where they differ."
 
 
