@@ -139,7 +139,7 @@ def test_bad_input(tmp_path: Path) -> None:
 
 
 def test_pictures_that_are_given(tmp_path: Path) -> None:
-    """One twice, smaller than what the encoder takes; the model was trained on it, and neighbours are of its training."""
+    """One twice, smaller than what the encoder takes; the model was trained on it; neighbours are of its training."""
     from rcdm_core.data.images import content_hash
 
     path = tmp_path / "small.png"

@@ -66,9 +66,7 @@ class Attack:
 def gradient(encoder: nn.Module, probe: LinearProbe, images: Tensor, columns: Tensor) -> Tensor:
     """In the images [B, 3, H, W], of the log odds against columns [B]: [B, 3, H, W].
 
-    It is a positive multiple of the gradient of the probe's cross-entropy.
-
-    Raises RCDMError for an encoder without one.
+    It is a positive multiple of the gradient of the probe's cross-entropy. Raises RCDMError for an encoder without one.
     """
     with torch.enable_grad():
         x = images.detach().clone().requires_grad_(True)
@@ -85,8 +83,8 @@ def gradient(encoder: nn.Module, probe: LinearProbe, images: Tensor, columns: Te
 
 
 NO_GRADIENT = (
-    "{} has no gradient of h in the pictures, which an attack follows: use an encoder that torch runs, such as the same "
-    "network as a function or in TorchScript."
+    "{} has no gradient of h in the pictures, which an attack follows: use an encoder that torch runs, such as the "
+    "same network as a function or in TorchScript."
 )
 
 

@@ -140,8 +140,8 @@ def choose(context: Context, divided: Divided, given: Pictures, labels: dict[str
     notes = [*given.notes, *divided.test.notes]
     if unknown := int((truth[: len(given)] == UNKNOWN).sum()):
         notes.append(
-            f"{unknown} of the pictures given {'has' if unknown == 1 else 'have'} no label that the probe knows: they are "
-            "attacked and shown, and do not count for the rates."
+            f"{unknown} of the pictures given {'has' if unknown == 1 else 'have'} no label that the probe knows: they "
+            "are attacked and shown, and do not count for the rates."
         )
     keep = np.ones(len(items), bool)
     if target in divided.names:
@@ -286,8 +286,8 @@ def answer(name: str, entry: dict[str, Any], away: bool) -> str:
     )
     if step["flipped_samples_true"]["value"] is not None:
         text += (
-            f", and of the samples of the flipped ones' h {percent(step['flipped_samples_follow'])} have the class that "
-            f"the probe now reads and {percent(step['flipped_samples_true'])} the true one"
+            f", and of the samples of the flipped ones' h {percent(step['flipped_samples_follow'])} have the class "
+            f"that the probe now reads and {percent(step['flipped_samples_true'])} the true one"
         )
     return text + ("." if half else "; no ε that was tried flips half of them.")
 

@@ -37,7 +37,7 @@ MEASURES = {
 def run(context: Context) -> Result:
     """Samples of the pictures that each model's linear probe is most and least sure of, and their classes.
 
-    Raises RCDMError for parameters out of range, an unconditional model, single pictures, or labels that are not enough.
+    Raises RCDMError for parameters out of range, an unconditional model, single pictures, or too few labels.
     """
     from rcdm_core.report.confidence import write_report
 

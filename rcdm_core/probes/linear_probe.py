@@ -30,7 +30,7 @@ SHOWN_ROWS = 24
 def run(context: Context) -> Result:
     """The accuracy of each model's linear probe on held-out pictures and on samples of their h.
 
-    Raises RCDMError for parameters out of range, an unconditional model, single pictures, or labels that are not enough.
+    Raises RCDMError for parameters out of range, an unconditional model, single pictures, or too few labels.
     """
     from rcdm_core.report.linear_probe import write_report
 
@@ -155,8 +155,8 @@ def answer(name: str, entry: dict[str, Any]) -> str:
     """One model's accuracies in a sentence."""
     return (
         f"{name}: a linear probe tells the class of {percent(entry['accuracy'])} of held-out pictures (always "
-        f"{entry['majority_class']}: {percent(entry['chance'])}), of {percent(entry['rendered'])} of the samples of their "
-        f"h, and of {percent(entry['small'])} of the real pictures at the samples' size."
+        f"{entry['majority_class']}: {percent(entry['chance'])}), of {percent(entry['rendered'])} of the samples of "
+        f"their h, and of {percent(entry['small'])} of the real pictures at the samples' size."
     )
 
 

@@ -1,7 +1,7 @@
-"""Figures 5, 30 and 31: what do the dimensions of h hold that a picture shares with its neighbours, and those it does not?
+"""Figures 5, 30 and 31: what do the dimensions of h hold that a picture shares with its neighbours, and the others?
 
-Of the dimensions that are not zero in a picture's h, those that are so in most of its nearest neighbours, and those that
-are so in the fewest, are set to zero, or to their values in another picture. How far samples of the changed h move, in
+Of the dimensions that are not zero in a picture's h, those that are so in most of its nearest neighbours, and those
+that are so in the fewest, are set to zero, or to their values in another picture. How far samples of the changed h move, in
 every attribute and in h, beyond the spread of the samples of the h as it is.
 """
 
@@ -52,8 +52,8 @@ class Threshold:
 class Look:
     """One model on B pictures. kinds: unmodified and the two of WHICH.
 
-    samples: kind -> [B, n, 3, S, S]. dims: of WHICH -> the dimensions that were changed, for each picture. candidates
-    [B]: dimensions to choose from. asked: of WHICH -> ‖change of h‖ [B]. moved: of WHICH -> measure -> [B], the mean
+    samples: kind -> [B, n, 3, S, S]. dims: of WHICH -> the dimensions that were changed, for each picture.
+    candidates [B]: dimensions to choose from. asked: of WHICH -> ‖change of h‖ [B]. moved: of WHICH -> measure -> [B], the mean
     distance to unmodified samples. within: measure -> [B], between unmodified samples. toward: as moved, how much nearer
     to the partner samples are than unmodified ones; empty without one.
     """
@@ -166,8 +166,8 @@ def _neighbourhood(
     training = training_pictures(context.models[m], data, context.params["training"])
     if len(training) < 2:
         raise RCDMError(
-            f"Fewer than two of the pictures that {context.names[m]} was trained on are at hand; give their folder with "
-            "--data, or look --among held-out."
+            f"Fewer than two of the pictures that {context.names[m]} was trained on are at hand; give their folder "
+            "with --data, or look --among held-out."
         )
     context.progress.start(len(training), f"{context.names[m]}: encoding the training", unit="picture")
     parts = list(gallery(context, context.models[m], training, pixels=False))
@@ -190,7 +190,7 @@ def threshold(given: float, h: np.ndarray) -> Threshold:
 
 
 def common(h: np.ndarray, neighbours: np.ndarray, limit: float, share: float) -> tuple[np.ndarray, np.ndarray, int]:
-    """The most and the least common of the dimensions that are not zero in h [dim], and how many of these there are.
+    """The most and the least common of the dimensions that are not zero in h [dim], and the number of these.
 
     neighbours [k, dim]. Both are `share` of them, at least one, and have none in common; of equally common ones the most
     common takes the first, the least common the last. Empty with fewer than two.
