@@ -53,9 +53,9 @@ class Look:
     """One model on B pictures. kinds: unmodified and the two of WHICH.
 
     samples: kind -> [B, n, 3, S, S]. dims: of WHICH -> the dimensions that were changed, for each picture.
-    candidates [B]: dimensions to choose from. asked: of WHICH -> ‖change of h‖ [B]. moved: of WHICH -> measure -> [B], the mean
-    distance to unmodified samples. within: measure -> [B], between unmodified samples. toward: as moved, how much nearer
-    to the partner samples are than unmodified ones; empty without one.
+    candidates [B]: dimensions to choose from. asked: of WHICH -> ‖change of h‖ [B]. moved: of WHICH -> measure -> [B],
+    the mean distance to unmodified samples. within: measure -> [B], between unmodified samples. toward: as moved, how
+    much nearer to the partner samples are than unmodified ones; empty without one.
     """
 
     samples: dict[str, np.ndarray]
@@ -192,8 +192,8 @@ def threshold(given: float, h: np.ndarray) -> Threshold:
 def common(h: np.ndarray, neighbours: np.ndarray, limit: float, share: float) -> tuple[np.ndarray, np.ndarray, int]:
     """The most and the least common of the dimensions that are not zero in h [dim], and the number of these.
 
-    neighbours [k, dim]. Both are `share` of them, at least one, and have none in common; of equally common ones the most
-    common takes the first, the least common the last. Empty with fewer than two.
+    neighbours [k, dim]. Both are `share` of them, at least one, and have none in common; of equally common ones the
+    most common takes the first, the least common the last. Empty with fewer than two.
     """
     candidates = np.flatnonzero(np.abs(h) > limit)
     if len(candidates) < 2:
