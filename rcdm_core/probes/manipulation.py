@@ -1,8 +1,8 @@
 """Figures 5, 30 and 31: what do the dimensions of h hold that a picture shares with its neighbours, and the others?
 
 Of the dimensions that are not zero in a picture's h, those that are so in most of its nearest neighbours, and those
-that are so in the fewest, are set to zero, or to their values in another picture. How far samples of the changed h move, in
-every attribute and in h, beyond the spread of the samples of the h as it is.
+that are so in the fewest, are set to zero, or to their values in another picture. How far samples of the changed h
+move, in every attribute and in h, beyond the spread of the samples of the h as it is.
 """
 
 from __future__ import annotations
