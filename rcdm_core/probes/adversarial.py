@@ -114,7 +114,7 @@ def run(context: Context) -> Result:
         for i in range(min(looked, max(params["rows"], len(given)))):
             fresh = _rows(i, name, seen, truth, divided, epsilons)
             file = f"adversarial-{sum(f.endswith('.png') for f in result.files) + 1:03d}.png"
-            caption = f"ε {UNITS}; predicted (true); red: another than the true class"
+            caption = f"eps {UNITS}; predicted (true); red: another than the true class"
             draw_grid(result.add_file(file), fresh, titles=titles(epsilons), caption=caption)
             rows[name] += fresh
         result.save()  # what is done stays, whatever happens to the next model
@@ -308,7 +308,7 @@ def _describe(result: Result, name: str, seen: Attacked, divided: Divided, looke
 
 
 def titles(epsilons: list[float]) -> list[str]:
-    return [f"ε {epsilon:g}" for epsilon in epsilons]
+    return [f"eps {epsilon:g}" for epsilon in epsilons]  # the font of the PNG files has no ε
 
 
 def _rows(
