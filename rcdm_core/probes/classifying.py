@@ -178,7 +178,8 @@ def classifiers(context: Context, divided: Divided) -> list[Classifier]:
 
 
 def _cross(h: np.ndarray, divided: Divided, seed: int) -> Classifier:
-    labels, probes = divided.test_labels, []
+    labels = divided.test_labels
+    probes: list[LinearProbe] = []
     which, predicted = np.zeros(len(h), np.int64), np.zeros(len(h), np.int64)
     probability = np.zeros(len(h))
     for fit, test in folds(labels, divided.folds, seed=seed):

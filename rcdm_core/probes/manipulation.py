@@ -231,8 +231,8 @@ def _look(
     changed = {}
     for which in WHICH:
         changed[which] = h.copy()
-        for i, places in enumerate(dims[which]):
-            changed[which][i, places] = h_other[i, places]
+        for i, chosen in enumerate(dims[which]):
+            changed[which][i, chosen] = h_other[i, chosen]
     streams = [picture.id for picture in part]  # one noise for the three of a picture
     drawn = {kind: draw(context, model, rows, n, streams) for kind, rows in {"unmodified": h, **changed}.items()}
     values = {
@@ -285,7 +285,7 @@ def _mean(distances: np.ndarray, different: bool) -> np.ndarray:
     """Over the pairs of distances [B, n, m] that are defined, without those of one k if `different`: [B]."""
     distances = distances.copy()
     if different:
-        distances[:, np.eye(*distances.shape[1:], dtype=bool)] = np.nan
+        distances[:, np.eye(*distances.shape[1:]) == 1] = np.nan
     defined = np.isfinite(distances)
     count = defined.sum(axis=(1, 2))
     total = np.where(defined, distances, 0).sum(axis=(1, 2))
