@@ -159,7 +159,8 @@ def test_bad_input(tmp_path: Path, name: str, arguments: dict[str, Any], message
 
 def test_a_model_without_a_representation(tmp_path: Path) -> None:
     blind = FakeRCDM("blind", forgets=["object", "background", "size", "position"])
-    for name in ("samples", "variance", "distances", "neighbours", "interpolation", "arithmetic", "class-mean"):
+    names = ("samples", "variance", "distances", "neighbours", "interpolation", "arithmetic", "class-mean")
+    for name in (*names, "linear-probe", "confidence", "adversarial", "manipulation"):
         with pytest.raises(RCDMError, match="without a representation"):
             rcdm_core.run_probe(name, models=[blind], data=DATA, out=tmp_path)
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_ratio
+from rcdm_core.metrics.linear_probe import fit_linear_probe, folds, standard
 
 FOLDS = 5
 _PENALTIES = 10.0 ** np.arange(-4.0, 5.0)  # in units of the number of pictures; h is standardised
-_CLASS_PENALTIES = 10.0 ** np.arange(-4.0, 3.0, 2.0)  # inverse, as scikit-learn's C; h is standardised
 _NOTHING = 1e-12  # of its size: what varies by less does not vary
 
 
@@ -50,7 +49,7 @@ def fit_readout(h: np.ndarray, attribute: np.ndarray) -> Readout | None:
         return None
     mean = target.mean(axis=0)
     target = target - mean
-    centre, scale = _standard(h)
+    centre, scale = standard(h)
     variance = float((target**2).sum())
     if variance <= _NOTHING * n or not np.isfinite(scale).any():
         return None
@@ -69,14 +68,6 @@ def fit_readout(h: np.ndarray, attribute: np.ndarray) -> Readout | None:
     assert best is not None
     weight = best[1] / scale[:, None]
     return Readout(weight=weight, offset=mean - centre @ weight, r2=1 - best[0] / variance, n=n)
-
-
-def _standard(h: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of h [n, dim]; infinite where it does not vary, so that it becomes 0."""
-    centre = h.mean(axis=0)
-    scale = (h - centre).std(axis=0)
-    varies = scale > _NOTHING * max(1.0, float(np.abs(h).max(initial=0.0)))
-    return centre, np.where(varies, scale, np.inf)
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ def cross_validate(
     The blind guess is the mean of the pictures that the readout was fitted on. h without variance predicts just that.
     Raises ValueError for NaN, or fewer than FOLDS pictures.
     """
-    from sklearn.model_selection import KFold, StratifiedKFold
+    from sklearn.model_selection import KFold
 
     h, attribute = np.asarray(h, dtype=np.float64), np.asarray(attribute, dtype=np.float64)
     if not np.isfinite(attribute).all() or not np.isfinite(h).all() or len(h) < FOLDS:
@@ -126,12 +117,10 @@ def cross_validate(
     usable = np.isfinite(more).all(axis=1)
     more_h, more = more_h[usable], more[usable]
     error, blind = np.empty(len(h)), np.empty(len(h))
-    split = (StratifiedKFold if classes else KFold)(FOLDS, shuffle=True, random_state=seed)
     rng = np.random.default_rng(seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a class with fewer pictures than folds is in some of them only
-        folds = list(split.split(h, attribute.argmax(axis=1)))
-    for fit, test in folds:
+    plain = KFold(FOLDS, shuffle=True, random_state=seed)
+    split = folds(attribute.argmax(axis=1), FOLDS, seed=seed) if classes else plain.split(h)
+    for fit, test in split:
         fit_h, target = np.concatenate([h[fit], more_h]), np.concatenate([attribute[fit], more])
         if share < 1:
             chosen = rng.permutation(len(fit_h))[: max(3, round(share * len(fit_h)))]
@@ -149,37 +138,8 @@ def _ridge(h: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray:
 
 
 def _class_probabilities(h: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Logistic regression, its penalty chosen by cross-validated log loss within h: probabilities [B, d] for `test`."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
-    labels = target.argmax(axis=1)
-    centre, scale = _standard(h)
-    present = np.unique(labels)
-    blind = np.repeat(target.mean(axis=0)[None], len(test), axis=0)
-    if len(present) < 2 or not np.isfinite(scale).any():
-        return blind
-    # rotating h changes nothing for this penalty, and n numbers are enough for n pictures
-    _, s, vt = np.linalg.svd((h - centre) / scale, full_matrices=False)
-    vt = vt[s > 1e-9 * s[0]]
-    known, asked = (h - centre) / scale @ vt.T, (test - centre) / scale @ vt.T
-
-    def model(strength: float) -> LogisticRegression:
-        return LogisticRegression(C=strength, max_iter=1000, tol=1e-3)
-
-    best: tuple[float, float] | None = None
-    inner = StratifiedKFold(3)
-    frequent = np.isin(labels, present[np.bincount(labels, minlength=target.shape[1])[present] >= 3])
-    if len(np.unique(labels[frequent])) < 2:
-        return blind
-    for strength in _CLASS_PENALTIES:
-        found = cross_val_predict(model(strength), known[frequent], labels[frequent], cv=inner, method="predict_proba")
-        place = np.searchsorted(np.unique(labels[frequent]), labels[frequent])
-        loss = ((found - np.eye(found.shape[1])[place]) ** 2).sum()
-        if best is None or loss < best[0]:
-            best = float(loss), float(strength)
-    assert best is not None
-    fitted = model(best[1]).fit(known, labels)
-    probabilities = np.zeros_like(blind)
-    probabilities[:, fitted.classes_] = fitted.predict_proba(asked)
+    """Logistic regression, its penalty chosen by cross-validation within h: probabilities [B, d] for `test`."""
+    probe = fit_linear_probe(h, target.argmax(axis=1))
+    probabilities = np.zeros((len(test), target.shape[1]))
+    probabilities[:, probe.labels] = probe.probabilities(test)
     return probabilities

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from rcdm_core.probes.adversarial import PROBE as ADVERSARIAL
 from rcdm_core.probes.arithmetic import PROBE as ARITHMETIC
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.class_mean import PROBE as CLASS_MEAN
+from rcdm_core.probes.confidence import PROBE as CONFIDENCE
 from rcdm_core.probes.distances import PROBE as DISTANCES
 from rcdm_core.probes.faithfulness import PROBE as FAITHFULNESS
 from rcdm_core.probes.interpolation import PROBE as INTERPOLATION
 from rcdm_core.probes.invariance import PROBE as INVARIANCE
+from rcdm_core.probes.linear_probe import PROBE as LINEAR_PROBE
+from rcdm_core.probes.manipulation import PROBE as MANIPULATION
 from rcdm_core.probes.neighbours import PROBE as NEIGHBOURS
 from rcdm_core.probes.retention import PROBE as RETENTION
 from rcdm_core.probes.running import run_probe
@@ -18,12 +22,16 @@ from rcdm_core.probes.variance import PROBE as VARIANCE
 PROBES: dict[str, Probe] = {
     probe.name: probe
     for probe in (
+        ADVERSARIAL,
         ARITHMETIC,
         CLASS_MEAN,
+        CONFIDENCE,
         DISTANCES,
         FAITHFULNESS,
         INTERPOLATION,
         INVARIANCE,
+        LINEAR_PROBE,
+        MANIPULATION,
         NEIGHBOURS,
         RETENTION,
         SAMPLES,

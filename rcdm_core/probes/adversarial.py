@@ -1,0 +1,356 @@
+"""Figures 4 and 29: what is drawn from the h of an adversarial picture?
+
+A linear probe is fitted on h; a picture is changed, hardly visibly, so that the probe names another class. How many
+pictures flip, by the size of the change, and whether samples of the attacked h have the attacked class or the true one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.paired import compare
+from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.classifying import UNKNOWN, Classifier, Divided, accuracy, classifiers, divide, share, short
+from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, labels_of, pictures_of
+from rcdm_core.probes.pictures import Pictures, fit_of, read_arrays
+from rcdm_core.probes.reference import BATCH
+from rcdm_core.probes.wording import percent
+from rcdm_core.provider import Option
+from rcdm_core.report.grid import GridRow, draw_grid
+
+if TYPE_CHECKING:
+    from rcdm_core.metrics.attack import Attack
+    from rcdm_core.model import RCDM
+
+NEXT, LEAST, AWAY = "next", "least", "away"
+UNITS = "in units of the [0, 1] image at the encoder's input size"
+
+
+@dataclass
+class Attacked:
+    """One model on N pictures and E epsilons.
+
+    clean [N]: classes by the probe, unattacked; target [N]: UNKNOWN where it is any other class; predicted [E, N];
+    moved [E, N]: ‖h(attacked) − h‖. flat [N]: pictures without a gradient. Of the first S pictures also shown
+    [E, S, 3, H, W], samples [E, S, n, 3, S, S] and said [E, S, n], their classes.
+    """
+
+    clean: np.ndarray
+    target: np.ndarray
+    predicted: np.ndarray
+    moved: np.ndarray
+    flat: np.ndarray
+    h: np.ndarray
+    shown: np.ndarray
+    samples: np.ndarray
+    said: np.ndarray
+
+
+def run(context: Context) -> Result:
+    """Attack held-out pictures with each epsilon, and draw samples of the attacked h of the first ones.
+
+    Raises RCDMError for parameters out of range, an unconditional model, an encoder without a gradient, or labels that
+    are not enough.
+    """
+    from rcdm_core.metrics.attack import ATTACKS, Attack, check_differentiable
+    from rcdm_core.report.adversarial import write_report
+
+    params = context.params
+    check_least(params, samples=1, count=1, attacked=1, rows=0, attack_steps=1, fit=4, test=2)
+    if params["attack"] not in ATTACKS:
+        raise RCDMError(f"There is no attack {params['attack']!r}; expected {' or '.join(ATTACKS)}.")
+    epsilons = sorted(set(params["epsilons"]))
+    if epsilons[0] < 0 or epsilons[-1] > 1 or params["step"] < 0:
+        raise RCDMError(f"Epsilons are {UNITS}, from 0 to 1, and the step is at least 0; check --epsilons and --step.")
+    check_conditional(context)
+    for name, model in zip(context.names, context.models, strict=True):
+        check_differentiable(model.encoder, name)
+    attack = Attack(params["attack"], params["attack_steps"], params["step"], away=params["target"] == AWAY)
+    data = data_of(context)
+    given = pictures_of(context, data, 1, what=None) if context.images else Pictures([])
+    divided = divide(context, data, fit=params["fit"], test=params["test"], skip=[picture.id for picture in given])
+    pictures, truth = choose(context, divided, given, labels_of(data))
+    result = context.begin(
+        pictures,
+        data,
+        classes=divided.names,
+        epsilons=epsilons,
+        epsilon_unit=UNITS,
+        fitted_on=[p.id for p in divided.fit],
+    )
+    found = classifiers(context, divided)
+    looked = max(len(given), min(params["count"], len(pictures)))
+    rows: dict[str, list[GridRow]] = {}
+    flips: dict[str, np.ndarray] = {}
+    result.images = [
+        {
+            "name": picture.name,
+            "content_id": picture.id,
+            "class": None if label == UNKNOWN else divided.names[label],
+            "models": {},
+        }
+        for picture, label in zip(pictures, truth, strict=True)
+    ]
+    for name, model, one in zip(context.names, context.models, found, strict=True):
+        seen = _attack(context, name, model, one, divided, attack, pictures, truth, epsilons, looked)
+        flips[name] = np.where(
+            (truth != UNKNOWN) & (seen.clean == truth), (seen.predicted != truth).astype(np.float64), np.nan
+        )
+        result.aggregates[name] = _aggregate(one, divided, seen, truth, flips[name], epsilons, context.seed)
+        result.answer.append(answer(name, result.aggregates[name], attack.away))
+        if seen.flat.any():
+            result.notes.append(
+                f"{name}: h of {int(seen.flat.sum())} of the {len(pictures)} pictures has no gradient in any pixel, so "
+                "that the attack leaves them as they are: that is no robustness."
+            )
+        _describe(result, name, seen, divided, looked)
+        rows[name] = []
+        for i in range(min(looked, max(params["rows"], len(given)))):
+            fresh = _rows(i, name, seen, truth, divided, epsilons)
+            file = f"adversarial-{sum(f.endswith('.png') for f in result.files) + 1:03d}.png"
+            caption = f"eps {UNITS}; predicted (true); red: another than the true class"
+            draw_grid(result.add_file(file), fresh, titles=titles(epsilons), caption=caption)
+            rows[name] += fresh
+        result.save()  # what is done stays, whatever happens to the next model
+    differences = compare({name: flip.mean(axis=0) for name, flip in flips.items()}, seed=context.seed)
+    result.aggregates["differences"] = [difference.as_json() for difference in differences]
+    write_report(result, context, rows, epsilons, differences)
+    return result
+
+
+def choose(context: Context, divided: Divided, given: Pictures, labels: dict[str, str]) -> tuple[Pictures, np.ndarray]:
+    """The pictures to attack, the given ones first, and their classes, UNKNOWN for those without one.
+
+    Raises RCDMError for a target that is no class.
+    """
+    target = context.params["target"]
+    if target not in (*divided.names, NEXT, LEAST, AWAY):
+        raise RCDMError(
+            f"There is no target {target!r}; expected a class ({', '.join(divided.names[:5])}, …), {NEXT}, {LEAST} or "
+            f"{AWAY}."
+        )
+    items = [*given, *divided.test]
+    truth = np.array([divided.label_of(labels.get(picture.id)) for picture in items], dtype=np.int64)
+    notes = [*given.notes, *divided.test.notes]
+    if unknown := int((truth[: len(given)] == UNKNOWN).sum()):
+        notes.append(
+            f"{unknown} of the pictures given {'has' if unknown == 1 else 'have'} no label that the probe knows: they "
+            "are attacked and shown, and do not count for the rates."
+        )
+    keep = np.ones(len(items), bool)
+    if target in divided.names:
+        keep = truth != divided.names.index(target)
+        if not keep.all():
+            notes.append(f"{int((~keep).sum())} pictures are of the class {target} already and are left out.")
+    places = np.flatnonzero(keep)[: max(context.params["attacked"], len(given))]
+    if not len(places):
+        raise RCDMError(f"Every picture is of the class {target} already; give another --target.")
+    notes += [note for note in few(len(places)) if note not in notes]
+    return Pictures([items[i] for i in places], notes), truth[places]
+
+
+def targets(wanted: str, one: Classifier, divided: Divided, clean_h: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """The class that each picture with clean_h [N, dim] and class base [N] is attacked towards; with `away`, from."""
+    known = one.probes[0].labels
+    if wanted in divided.names:
+        return np.full(len(base), divided.names.index(wanted))
+    if wanted == AWAY:
+        return base
+    if wanted == NEXT:
+        return np.asarray(known[(one.probes[0].columns(base) + 1) % len(known)])
+    logits = one.probes[0].logits(clean_h)
+    logits[np.arange(len(base)), one.probes[0].columns(base)] = np.inf
+    return np.asarray(known[logits.argmin(axis=1)])
+
+
+def _attack(
+    context: Context,
+    name: str,
+    model: RCDM,
+    one: Classifier,
+    divided: Divided,
+    attack: Attack,
+    pictures: Pictures,
+    truth: np.ndarray,
+    epsilons: list[float],
+    looked: int,
+) -> Attacked:
+    """One model: all pictures attacked, the first `looked` of them drawn from."""
+    import torch
+
+    context.progress.start(len(pictures), f"{name}: attacking", unit="picture")
+    parts: list[dict[str, np.ndarray]] = []
+    shown: list[np.ndarray] = []
+    for places in _batches(len(pictures)):
+        block = [pictures[int(i)] for i in places]
+        encoder = model.encoder
+        images = torch.from_numpy(read_arrays(block, encoder.image_size, fit_of(model), encoder.interpolation))
+        clean_h = model.encode(images).numpy().astype(np.float64)
+        clean = one.probes[0].predict(clean_h)
+        base = np.where(truth[places] == UNKNOWN, clean, truth[places])
+        target = targets(context.params["target"], one, divided, clean_h, base)
+        attacked, flat = attack(encoder, one.probes[0], images.to(model.device), torch.from_numpy(target), epsilons)
+        h = model.encode(attacked.flatten(0, 1)).unflatten(0, attacked.shape[:2]).numpy().astype(np.float64)
+        parts.append(
+            {
+                "clean": clean,
+                "target": target,
+                "predicted": one.probes[0].predict(h).T,
+                "moved": np.linalg.norm(h - clean_h, axis=-1).T,
+                "flat": flat.cpu().numpy(),
+                "h": h.swapaxes(0, 1),
+            }
+        )
+        shown.append(attacked[:, : max(0, looked - int(places[0]))].cpu().numpy())
+        context.progress.update(len(block))
+    context.progress.finish()
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    h = joined["h"][:looked].swapaxes(0, 1)  # [E, S, dim]
+    if attack.away:
+        joined["target"] = np.full(len(pictures), UNKNOWN)
+    n = context.params["samples"]
+    context.progress.start(h.shape[0] * looked * n, f"{name}: sampling", unit="sample")
+    samples, said = [], []
+    for row in h:  # one noise for all epsilons of a picture
+        drawn = draw(context, model, row, n, [pictures[i].id for i in range(looked)])
+        samples.append(drawn.samples)
+        said.append(one.probes[0].predict(drawn.h))
+    context.progress.finish()
+    return Attacked(
+        joined["clean"],
+        joined["target"],
+        joined["predicted"].T,
+        joined["moved"].T,
+        joined["flat"],
+        h,
+        np.concatenate(shown, axis=1),
+        np.stack(samples),
+        np.stack(said),
+    )
+
+
+def _batches(count: int) -> Iterator[np.ndarray]:
+    for start in range(0, count, BATCH):
+        yield np.arange(start, min(count, start + BATCH))
+
+
+def _aggregate(
+    one: Classifier,
+    divided: Divided,
+    seen: Attacked,
+    truth: np.ndarray,
+    flips: np.ndarray,
+    epsilons: list[float],
+    seed: int,
+) -> dict[str, Any]:
+    """The probe's accuracy, and for each epsilon the shares, the move of h, and what the samples show."""
+    looked = seen.said.shape[1]
+    known, target = truth[:looked], seen.target[:looked]
+    steps = []
+    for e, epsilon in enumerate(epsilons):
+        of_truth = np.where(known == UNKNOWN, np.nan, (seen.said[e] == known[:, None]).mean(axis=1))
+        hit = np.where(target == UNKNOWN, np.nan, (seen.said[e] == target[:, None]).mean(axis=1))
+        follows = (seen.said[e] == seen.predicted[e, :looked, None]).mean(axis=1)
+        flipped = flips[e, :looked] == 1
+        steps.append(
+            {
+                "epsilon": epsilon,
+                "flipped": share(flips[e]).as_json(),
+                "reached": share(
+                    np.where((seen.target == UNKNOWN) | np.isnan(flips[e]), np.nan, seen.predicted[e] == seen.target)
+                ).as_json(),
+                "moved": one.in_units(seen.moved[e], seed=seed).as_json(),
+                "samples_true": share(of_truth).as_json(),
+                "samples_target": share(hit).as_json(),
+                "flipped_samples_true": share(of_truth[flipped]).as_json(),
+                "flipped_samples_follow": share(follows[flipped]).as_json(),
+            }
+        )
+    return {**accuracy(one, divided), "attacked": len(truth), "without_gradient": int(seen.flat.sum()), "steps": steps}
+
+
+def answer(name: str, entry: dict[str, Any], away: bool) -> str:
+    """One model's robustness in a sentence: at the least epsilon that flips half of the pictures, or the largest."""
+    steps = entry["steps"]
+    half = [step for step in steps if (step["flipped"]["value"] or 0) >= 0.5]
+    step = half[0] if half else steps[-1]
+    text = (
+        f"{name}: a linear probe is right on {percent(entry['accuracy'])} of held-out pictures; an attack of ε = "
+        f"{step['epsilon']:g} flips {percent(step['flipped'])} of those"
+    )
+    if step["flipped_samples_true"]["value"] is not None:
+        text += (
+            f", and of the samples of the flipped ones' h {percent(step['flipped_samples_follow'])} have the class "
+            f"that the probe now reads and {percent(step['flipped_samples_true'])} the true one"
+        )
+    return text + ("." if half else "; no ε that was tried flips half of them.")
+
+
+def _describe(result: Result, name: str, seen: Attacked, divided: Divided, looked: int) -> None:
+    """Into each picture's record."""
+    for i, record in enumerate(result.images):
+        record["models"][name] = {
+            "unattacked": divided.names[seen.clean[i]],
+            "target": None if seen.target[i] == UNKNOWN else divided.names[seen.target[i]],
+            "predicted": [divided.names[label] for label in seen.predicted[:, i]],
+            "moved": seen.moved[:, i],
+        }
+        if i < looked:
+            record["models"][name]["samples"] = [
+                [divided.names[label] for label in of_epsilon] for of_epsilon in seen.said[:, i]
+            ]
+
+
+def titles(epsilons: list[float]) -> list[str]:
+    return [f"eps {epsilon:g}" for epsilon in epsilons]  # the font of the PNG files has no ε
+
+
+def _rows(
+    i: int, name: str, seen: Attacked, truth: np.ndarray, divided: Divided, epsilons: list[float]
+) -> list[GridRow]:
+    """A row of attacked pictures, and one for each sample of their h."""
+    own = "?" if truth[i] == UNKNOWN else divided.names[truth[i]]
+
+    def row(label: list[str], pictures: np.ndarray, said: np.ndarray) -> GridRow:
+        return GridRow(
+            label,
+            None,
+            [picture[None] for picture in pictures],
+            [[] for _ in epsilons],
+            [[f"{short(divided.names[one], 9)} ({short(own, 9)})"] for one in said],
+            [[0] if truth[i] not in (UNKNOWN, one) else [] for one in said],
+        )
+
+    aim = "" if seen.target[i] == UNKNOWN else f"to {divided.names[seen.target[i]]}"
+    first = row([f"{i + 1}", own, *([aim] if aim else [])], seen.shown[:, i], seen.predicted[:, i])
+    return [
+        first,
+        *(row(["", f"sample {k + 1}"], seen.samples[:, i, k], seen.said[:, i, k]) for k in range(seen.said.shape[2])),
+    ]
+
+
+PROBE = Probe(
+    name="adversarial",
+    summary="Whether pictures drawn from the h of an adversarial picture show the attacked class or the true one",
+    figure="figures 4 and 29",
+    parameters={
+        "attack": Option(str, "fgsm", "fgsm or pgd"),
+        "epsilons": Option("floats", (0.0, 0.005, 0.01, 0.025, 0.05, 0.1), f"largest changes of a pixel, {UNITS}"),
+        "target": Option(str, NEXT, "class to attack towards: a name, next, least (likely), or away from the true one"),
+        "attack_steps": Option(int, 10, "steps of pgd"),
+        "step": Option(float, 0.0, "step size of pgd, in the epsilons' unit; 0: 2.5 epsilon over the steps"),
+        "attacked": Option(int, 100, "held-out pictures to attack"),
+        "count": Option(int, 16, "of these, to draw samples of"),
+        "samples": Option(int, 2, "samples of each attacked h"),
+        "rows": Option(int, 4, "pictures that are shown"),
+        "fit": Option(int, 5000, "labelled pictures that the linear probe is fitted on, at most"),
+        "test": Option(int, 1000, "held-out pictures that it is tested on, at most"),
+    },
+    run=run,
+)

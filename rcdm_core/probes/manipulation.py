@@ -1,0 +1,435 @@
+"""Figures 5, 30 and 31: what do the dimensions of h hold that a picture shares with its neighbours, and the others?
+
+Of the dimensions that are not zero in a picture's h, those that are so in most of its nearest neighbours, and those
+that are so in the fewest, are set to zero, or to their values in another picture. How far samples of the changed h
+move, in every attribute and in h, beyond the spread of the samples of the h as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.attributes import ATTRIBUTES, measure
+from rcdm_core.metrics.bootstrap import bootstrap_mean, bootstrap_over_pairs
+from rcdm_core.metrics.neighbours import Nearest
+from rcdm_core.metrics.paired import Difference, compare, holm
+from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.drawing import blocks, draw
+from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
+from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, h_of, read_arrays
+from rcdm_core.probes.reference import Random, gallery, random_pictures, training_pictures
+from rcdm_core.probes.wording import said
+from rcdm_core.provider import Option
+from rcdm_core.report.grid import GridRow, draw_grid
+
+if TYPE_CHECKING:
+    from rcdm_core.data.source import ImageSource
+    from rcdm_core.model import RCDM
+
+ZERO, SWAP = "zero", "swap"
+AMONG = ("held-out", "training")
+WHICH = ("most common", "least common")
+H = "h"
+MEASURES = (*ATTRIBUTES, H)
+SPARSE = 0.01  # the share of exact zeros from which a representation is taken to have them
+SHOWN_ROWS = 24
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """value: a dimension is zero where |h| is not above it. how: it was chosen. zeros: the share of exact ones."""
+
+    value: float
+    how: str
+    zeros: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """One model on B pictures. kinds: unmodified and the two of WHICH.
+
+    samples: kind -> [B, n, 3, S, S]. dims: of WHICH -> the dimensions that were changed, for each picture.
+    candidates [B]: dimensions to choose from. asked: of WHICH -> ‖change of h‖ [B]. moved: of WHICH -> measure -> [B],
+    the mean distance to unmodified samples. within: measure -> [B], between unmodified samples. toward: as moved, how
+    much nearer to the partner samples are than unmodified ones; empty without one.
+    """
+
+    samples: dict[str, np.ndarray]
+    dims: dict[str, list[np.ndarray]]
+    candidates: np.ndarray
+    asked: dict[str, np.ndarray]
+    moved: dict[str, dict[str, np.ndarray]]
+    within: dict[str, np.ndarray]
+    toward: dict[str, dict[str, np.ndarray]]
+
+
+def run(context: Context) -> Result:
+    """Samples of h with its most and with its least common dimensions changed, and what changes in them.
+
+    Raises RCDMError for parameters out of range, an unconditional model, or pictures that cannot be read.
+    """
+    from rcdm_core.report.manipulation import write_report
+
+    params = context.params
+    check_least(params, samples=2, count=1, neighbours=1, pool=2)
+    if params["mode"] not in (ZERO, SWAP) or params["among"] not in AMONG:
+        raise RCDMError(
+            f"mode is {params['mode']!r} and among is {params['among']!r}; expected {ZERO} or {SWAP}, and "
+            f"{' or '.join(AMONG)}."
+        )
+    if not 0 < params["share"] <= 0.5:
+        raise RCDMError(f"share is {params['share']:g}, but expected a number above 0 and at most 0.5.")
+    check_conditional(context)
+    data = data_of(context)
+    pictures = pictures_of(context, data, params["count"])
+    partners = partners_of(context, pictures)
+    result = context.begin(pictures, data)
+    pool = pool_of(context, data, pictures, params["pool"])
+    references = random_pictures(context, pool)
+    known = [_neighbourhood(context, m, data, pool, references[m]) for m in range(len(context.models))]
+    thresholds = [
+        threshold(params["threshold"], np.concatenate([h, r.h])) for (_, h), r in zip(known, references, strict=True)
+    ]
+    for name, one in zip(context.names, thresholds, strict=True):
+        result.aggregates[name] = {"threshold": one.value, "threshold_is": one.how, "exact_zeros": one.zeros}
+
+    looks: list[list[Look]] = [[] for _ in context.models]
+    rows: list[GridRow] = []
+    n = params["samples"]
+    context.progress.start(len(pictures) * len(context.models) * 3 * n, "sampling", unit="sample")
+    for number, block in enumerate(blocks(len(pictures), 3 * n), 1):
+        part = pictures[block]
+        other = partners[block] if partners else None
+        for m, model in enumerate(context.models):
+            looks[m].append(_look(context, model, part, other, *known[m], thresholds[m]))
+        fresh = []
+        for i, picture in enumerate(part):
+            result.images.append(_record(context, picture, other[i] if other else None, [of[-1] for of in looks], i))
+            fresh += _rows(context, block.start + i, picture, i, [of[-1] for of in looks], references)
+        caption = "h: how far samples are from unmodified ones, beyond their spread, in distances of random pictures"
+        draw_grid(result.add_file(f"manipulation-{number:03d}.png"), fresh, titles=context.names, caption=caption)
+        rows += fresh if len(rows) < SHOWN_ROWS else []
+        result.save()  # what is done stays, whatever happens to the rest
+    context.progress.finish()
+
+    differences: list[Difference] = []
+    for name, of_model, reference in zip(context.names, looks, references, strict=True):
+        fresh_aggregate, values = _aggregate(of_model, reference, context.seed)
+        result.aggregates[name] |= {"pool": len(pool), **fresh_aggregate}
+        result.answer.append(answer(name, result.aggregates[name], params["mode"]))
+        for measure_, of_which in values.items():
+            found = compare(
+                {f"{name}: {measure_}, most": of_which[WHICH[0]], "least": of_which[WHICH[1]]}, seed=context.seed
+            )
+            differences += found
+        if missing := int(sum((look.candidates < 2).sum() for look in of_model)):
+            result.notes.append(
+                f"{name}: {missing} pictures have fewer than two dimensions that are not zero; left out."
+            )
+    corrected = iter(holm([d.p for d in differences if d.p is not None]))
+    differences = [d if d.p is None else replace(d, p_holm=next(corrected)) for d in differences]
+    result.aggregates["differences"] = [difference.as_json() for difference in differences]
+    write_report(result, context, rows, differences)
+    return result
+
+
+def partners_of(context: Context, pictures: Pictures) -> list[Picture] | None:
+    """The picture that each takes the values from: the one that was given, or the next one; None unless they swap.
+
+    Raises RCDMError where there is none, or it is not swapped.
+    """
+    given = context.params["partner"]
+    if context.params["mode"] != SWAP:
+        if given:
+            raise RCDMError("--partner is for swapping; give --mode swap with it, or leave it out.")
+        return None
+    if given:
+        one = choose([given], None, context.models, count=1)[0]
+        if [picture.id for picture in pictures] == [one.id]:
+            raise RCDMError(f"{given} is the picture itself; give another --partner.")
+        return [one] * len(pictures)
+    if len(pictures) < 2:
+        raise RCDMError("To swap takes two different pictures; give another --image, or --partner.")
+    return [*pictures[1:], pictures[0]]
+
+
+def _neighbourhood(
+    context: Context, m: int, data: ImageSource | None, pool: Pictures, reference: Random
+) -> tuple[list[str], np.ndarray]:
+    """Ids and h [P, dim] of the pictures that neighbours are looked for among."""
+    if context.params["among"] == AMONG[0]:
+        return [picture.id for picture in pool], reference.h
+    training = training_pictures(context.models[m], data, context.params["training"])
+    if len(training) < 2:
+        raise RCDMError(
+            f"Fewer than two of the pictures that {context.names[m]} was trained on are at hand; give their folder "
+            "with --data, or look --among held-out."
+        )
+    context.progress.start(len(training), f"{context.names[m]}: encoding the training", unit="picture")
+    parts = list(gallery(context, context.models[m], training, pixels=False))
+    context.progress.finish()
+    return [picture.id for part, _, _ in parts for picture in part], np.concatenate([h for _, h, _ in parts])
+
+
+def threshold(given: float, h: np.ndarray) -> Threshold:
+    """Below what |h| a dimension counts as zero; h [P, dim]: of other pictures.
+
+    given: of 0 or more, taken as it is. Otherwise 0 where h has exact zeros, as after a ReLU, and else the median of
+    |h|, so that half of all numbers count as zero.
+    """
+    zeros = float((h == 0).mean())
+    if given >= 0:
+        return Threshold(float(given), "given", zeros)
+    if zeros >= SPARSE:
+        return Threshold(0.0, "exact zeros", zeros)
+    return Threshold(float(np.median(np.abs(h))), "median of |h|", zeros)
+
+
+def common(h: np.ndarray, neighbours: np.ndarray, limit: float, share: float) -> tuple[np.ndarray, np.ndarray, int]:
+    """The most and the least common of the dimensions that are not zero in h [dim], and the number of these.
+
+    neighbours [k, dim]. Both are `share` of them, at least one, and have none in common; of equally common ones the
+    most common takes the first, the least common the last. Empty with fewer than two.
+    """
+    candidates = np.flatnonzero(np.abs(h) > limit)
+    if len(candidates) < 2:
+        return np.empty(0, np.int64), np.empty(0, np.int64), len(candidates)
+    counts = (np.abs(neighbours[:, candidates]) > limit).sum(axis=0)
+    order = candidates[np.argsort(-counts, kind="stable")]
+    number = max(1, min(round(share * len(order)), len(order) // 2))
+    return order[:number], order[-number:], len(candidates)
+
+
+def _look(
+    context: Context,
+    model: RCDM,
+    part: list[Picture],
+    other: list[Picture] | None,
+    ids: list[str],
+    near: np.ndarray,
+    limit: Threshold,
+) -> Look:
+    """One model on some pictures."""
+    params, n = context.params, context.params["samples"]
+    h = h_of(model, part).astype(np.float64)
+    h_other = h_of(model, other).astype(np.float64) if other else np.zeros_like(h)
+    k = params["neighbours"]
+    search = Nearest(h, min(k + 1, len(near)))
+    search.add(near)
+    dims: dict[str, list[np.ndarray]] = {which: [] for which in WHICH}
+    candidates = []
+    for i, picture in enumerate(part):
+        places = [j for j in search.indices[i] if ids[j] != picture.id][:k]  # not the picture itself
+        most, least, number = common(h[i], near[places], limit.value, params["share"])
+        dims[WHICH[0]].append(most)
+        dims[WHICH[1]].append(least)
+        candidates.append(number)
+    changed = {}
+    for which in WHICH:
+        changed[which] = h.copy()
+        for i, chosen in enumerate(dims[which]):
+            changed[which][i, chosen] = h_other[i, chosen]
+    streams = [picture.id for picture in part]  # one noise for the three of a picture
+    drawn = {kind: draw(context, model, rows, n, streams) for kind, rows in {"unmodified": h, **changed}.items()}
+    values = {
+        kind: {
+            **{
+                name: one.reshape(len(part), n, -1)
+                for name, one in measure(d.samples.reshape(-1, *d.samples.shape[2:])).items()
+            },
+            H: d.h,
+        }
+        for kind, d in drawn.items()
+    }
+    usable = np.array(candidates) >= 2
+    within = {
+        name: _mean(np.where(usable[:, None, None], _apart(one, one), np.nan), True)
+        for name, one in values["unmodified"].items()
+    }
+    moved: dict[str, dict[str, np.ndarray]] = {}
+    toward: dict[str, dict[str, np.ndarray]] = {}
+    goal: dict[str, np.ndarray] = {}
+    if other:
+        shown = read_arrays(other, model.image_size, fit_of(model))
+        goal = {**measure(shown), H: h_other}
+    for which in WHICH:
+        moved[which], toward[which] = {}, {}
+        for name, one in values[which].items():
+            plain = values["unmodified"][name]
+            # two samples of one noise are more alike than two of the same h
+            moved[which][name] = _mean(np.where(usable[:, None, None], _apart(one, plain), np.nan), True)
+            if goal:
+                nearer = _apart(plain, goal[name][:, None]) - _apart(one, goal[name][:, None])
+                toward[which][name] = _mean(np.where(usable[:, None, None], nearer, np.nan), False)
+    return Look(
+        samples={kind: d.samples for kind, d in drawn.items()},
+        dims=dims,
+        candidates=np.array(candidates),
+        asked={which: np.linalg.norm(changed[which] - h, axis=1) for which in WHICH},
+        moved=moved,
+        within=within,
+        toward=toward,
+    )
+
+
+def _apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Distances [B, n, m] between [B, n, d] and [B, m, d]; NaN where either is not defined."""
+    return np.asarray(np.linalg.norm(first[:, :, None] - second[:, None], axis=-1))
+
+
+def _mean(distances: np.ndarray, different: bool) -> np.ndarray:
+    """Over the pairs of distances [B, n, m] that are defined, without those of one k if `different`: [B]."""
+    distances = distances.copy()
+    if different:
+        distances[:, np.eye(*distances.shape[1:]) == 1] = np.nan
+    defined = np.isfinite(distances)
+    count = defined.sum(axis=(1, 2))
+    total = np.where(defined, distances, 0).sum(axis=(1, 2))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _units(reference: Random) -> dict[str, np.ndarray]:
+    """Distances between random pictures, for each measure: [N, N]."""
+    from scipy.spatial.distance import pdist, squareform
+
+    found = {}
+    for name, values in measure(reference.pictures).items():
+        usable = values[np.isfinite(values).all(axis=1)]
+        found[name] = squareform(pdist(usable)) if len(usable) > 1 else np.zeros((1, 1))
+    return {**found, H: reference.distances}
+
+
+def _aggregate(
+    looks: list[Look], reference: Random, seed: int
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
+    """Every measure in units of random pairs, and for the test the moves [images] by measure and which."""
+    units = _units(reference)
+    entry: dict[str, Any] = {"measures": {}}
+    moves: dict[str, dict[str, np.ndarray]] = {}
+    for name in MEASURES:
+        pairs = units[name]
+        unit = pairs.sum() / max(1, len(pairs) * (len(pairs) - 1))
+        # in an attribute that does not vary between pictures nothing can be measured
+        if name != H and unit < ATTRIBUTES[name].floor / 2:
+            continue
+        within = np.concatenate([look.within[name] for look in looks])
+        of: dict[str, Any] = {"within": bootstrap_over_pairs(within, pairs, seed=seed).as_json()}
+        moves[name] = {}
+        for which in WHICH:
+            beyond = np.concatenate([look.moved[which][name] for look in looks]) - within
+            of[which] = bootstrap_over_pairs(beyond, pairs, seed=seed).as_json()
+            moves[name][which] = beyond / unit if unit > 0 else np.full(len(beyond), np.nan)
+            if looks[0].toward[which]:
+                toward = np.concatenate([look.toward[which][name] for look in looks])
+                of[f"{which}, toward"] = bootstrap_over_pairs(toward, pairs, seed=seed).as_json()
+        entry["measures"][name] = of
+    entry["candidates"] = float(np.concatenate([look.candidates for look in looks]).mean())
+    entry["asked"] = {
+        which: bootstrap_over_pairs(
+            np.concatenate([look.asked[which] for look in looks]), reference.distances, seed=seed
+        ).as_json()
+        for which in WHICH
+    }
+    counts = [len(dims) for look in looks for dims in look.dims[WHICH[0]]]
+    entry["changed"] = bootstrap_mean(np.array(counts, dtype=np.float64), seed=seed).value
+    return entry, moves
+
+
+def answer(name: str, entry: dict[str, Any], mode: str) -> str:
+    """What the most and the least common dimensions move most, in a sentence."""
+    does = "set to zero" if mode == ZERO else "taken from another picture"
+    parts = []
+    for which in WHICH:
+        moved = {
+            measure_: of[which]
+            for measure_, of in entry["measures"].items()
+            if measure_ != H and of[which]["value"] is not None
+        }
+        if not moved:
+            return f"{name}: there is no attribute that could be compared with that of random pictures."
+        best = max(moved, key=lambda measure_: moved[measure_]["value"])
+        clear = moved[best]["low"] is None or moved[best]["low"] > 0
+        text = (
+            f"{best} most, by {said(moved[best])}" if clear else f"no attribute clearly ({best}: {said(moved[best])})"
+        )
+        parts.append(f"with the {which} dimensions {does} samples move {text}")
+    return (
+        f"{name}: {'; '.join(parts)} of a random pair's distance beyond the samples' own spread; h moves by "
+        f"{said(entry['measures'][H][WHICH[0]])} and {said(entry['measures'][H][WHICH[1]])}."
+    )
+
+
+def _record(context: Context, picture: Picture, other: Picture | None, looks: list[Look], i: int) -> dict[str, Any]:
+    return {
+        "name": picture.name,
+        "content_id": picture.id,
+        "partner": None if other is None else other.name,
+        "models": {
+            name: {
+                "candidates": int(look.candidates[i]),
+                "within": {key: value[i] for key, value in look.within.items()},
+                **{
+                    which: {
+                        "dimensions": look.dims[which][i],
+                        "asked": look.asked[which][i],
+                        "moved": {key: value[i] for key, value in look.moved[which].items()},
+                        "toward": {key: value[i] for key, value in look.toward[which].items()},
+                    }
+                    for which in WHICH
+                },
+            }
+            for name, look in zip(context.names, looks, strict=True)
+        },
+    }
+
+
+def _rows(
+    context: Context, number: int, picture: Picture, i: int, looks: list[Look], references: list[Random]
+) -> list[GridRow]:
+    """A picture's rows: samples of its h, and of the two changed ones."""
+    first = context.models[0]
+    rows = []
+    for kind in ("unmodified", *WHICH):
+        numbers = []
+        for look, reference in zip(looks, references, strict=True):
+            unit = reference.mean(reference.distances)
+            lines = []
+            if kind in WHICH:
+                lines.append(f"{len(look.dims[kind][i])} of {look.candidates[i]}")
+                beyond = look.moved[kind][H][i] - look.within[H][i]
+                if unit and np.isfinite(beyond):
+                    lines.append(f"h {beyond / unit:.2f}")
+            numbers.append(lines)
+        rows.append(
+            GridRow(
+                [f"{number + 1}" if kind == "unmodified" else "", kind],
+                read_arrays([picture], first.image_size, fit_of(first))[0] if kind == "unmodified" else None,
+                [look.samples[kind][i] for look in looks],
+                numbers,
+            )
+        )
+    return rows
+
+
+PROBE = Probe(
+    name="manipulation",
+    summary="What changes in samples when the dimensions of h that a picture shares with its neighbours are changed",
+    figure="figures 5, 30 and 31",
+    parameters={
+        "mode": Option(str, ZERO, "zero, or swap: take the values of another picture"),
+        "partner": Option(str, "", "the picture to swap with; otherwise the next one"),
+        "share": Option(float, 0.25, "of the dimensions that are not zero, to change; at most 0.5"),
+        "neighbours": Option(int, 20, "nearest pictures among which a dimension is common"),
+        "among": Option(str, AMONG[0], "where neighbours are looked for: held-out or training"),
+        "threshold": Option(float, -1.0, "|h| up to which a dimension counts as zero; below 0: chosen and reported"),
+        "samples": Option(int, 8, "samples of each h, at least 2"),
+        "count": Option(int, 16, "held-out pictures to look at when no --image is given"),
+        "pool": Option(int, 256, "held-out pictures that neighbours and random pairs are taken from"),
+        "training": Option(int, 5000, "pictures of the training to look for neighbours among; 0: all"),
+    },
+    run=run,
+)

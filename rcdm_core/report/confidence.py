@@ -1,0 +1,60 @@
+"""The page of the confidence probe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rcdm_core.report.grid import GridRow
+from rcdm_core.report.page import Figure, Parts, Table, differences, write_probe_page
+
+if TYPE_CHECKING:
+    from rcdm_core.metrics.paired import Difference
+    from rcdm_core.probes.base import Context, Result
+
+
+def write_report(
+    result: Result, context: Context, rows: Mapping[str, Sequence[GridRow]], found: Sequence[Difference]
+) -> Path:
+    """report.html: the numbers of both groups by model, and their samples."""
+    keys = {
+        "agreement": "samples of the probe's class",
+        "rendered": "samples of the picture's class",
+        "distance": "samples from h",
+        "probability": "probability",
+        "accuracy": "accuracy",
+    }
+    table = Table(
+        "Numbers",
+        ["", *keys.values()],
+        [
+            [f"{name}, {group}", *(entry[key] for key in keys)]
+            for name in context.names
+            for group, entry in result.aggregates[name]["groups"].items()
+        ],
+        chart=1,
+        mark=True,
+        note="Distances are in units of two random pictures' distance. The mark on the scale is 1.",
+    )
+    figures = [
+        Figure(
+            rows[name],
+            [name],
+            "Below each sample the class that the probe reads from it, framed in red where it is another than the "
+            "picture's.",
+        )
+        for name in context.names
+    ]
+    tests = [
+        replace(
+            one,
+            title="Most against least confident",
+            note="p: the test of Mann and Whitney over the pictures, two-sided; corrected: Holm's, for all rows.",
+        )
+        for one in differences(found, "")
+    ]
+    return write_probe_page(
+        result, context, "Confidence", Parts([table], [], figures, tests), entry=result.aggregates[context.names[0]]
+    )

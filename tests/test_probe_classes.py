@@ -1,0 +1,245 @@
+"""The probes linear-probe, confidence and adversarial, on oracles whose class is planted and an exact generator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exact_rcdm import ExactRCDM
+from PIL import Image
+
+import rcdm_core
+from rcdm_core.data.shapes import SHAPES, Shapes
+from rcdm_core.errors import RCDMError
+from rcdm_core.probes.base import Result
+
+DATA = Shapes(200, seed=5)
+TRAINED = sorted(DATA.ids)[:120]
+
+
+def run(name: str, models: list[Any], out: Path, **arguments: Any) -> Result:
+    return rcdm_core.run_probe(name, models=models, out=out, **({"data": DATA} | arguments))
+
+
+def write(folder: Path, classes: dict[str, list[int]], size: int = 40) -> Path:
+    """Pictures of DATA as files, in a subfolder a class."""
+    for name, places in classes.items():
+        (folder / name).mkdir(parents=True)
+        for i in places:
+            Image.fromarray(DATA.get(i, size).transpose(1, 2, 0)).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def linear(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    models = [
+        ExactRCDM("shapes-no-color", trained=TRAINED),
+        ExactRCDM("shapes-no-shape", trained=TRAINED),
+        ExactRCDM("shapes-no-color", spoiled="deaf", trained=TRAINED),
+    ]
+    return run("linear-probe", models, tmp_path_factory.mktemp("linear"), count=20, samples=2)
+
+
+def test_what_is_planted_is_told_and_what_is_forgotten_is_not(linear: Result) -> None:
+    shape, none, deaf = (
+        linear.aggregates[name] for name in ("shapes-no-color", "shapes-no-shape", "shapes-no-color deaf")
+    )
+    assert shape["accuracy"]["value"] > 0.95 and shape["accuracy"]["n"] == 80 and shape["fitted_on"] == 120
+    assert none["accuracy"]["low"] < 0.4 and shape["chance"]["value"] < 0.35
+    assert shape["rendered"]["value"] > 0.9 and none["rendered"]["value"] < 0.5
+    assert deaf["accuracy"] == shape["accuracy"] and deaf["rendered"]["value"] < 0.5  # h has it, the generator not
+    assert shape["small"]["value"] > 0.9
+    first, second, _ = linear.aggregates["differences"]
+    assert first["p_holm"] < 0.001 and first["difference"]["low"] > 0.3
+    assert second["difference"]["value"] == 0 and second["p_holm"] == 1
+    assert "tells the class of" in linear.answer[0]
+
+
+def test_the_accuracy_is_scikit_learns(linear: Result) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = ExactRCDM("shapes-no-shape")
+    h = model.encode(torch.from_numpy(DATA.get_batch(range(200), 32)).float() / 255).numpy()
+    place = {content_id: i for i, content_id in enumerate(DATA.ids)}
+    fit = [place[content_id] for content_id in linear.provenance["fitted_on"]]
+    test = [place[record["content_id"]] for record in linear.images]
+    assert not set(fit) & set(test) and sorted(fit) == sorted(place[content_id] for content_id in TRAINED)
+    labels = np.array(DATA.labels)
+    entry = linear.aggregates["shapes-no-shape"]
+    other = make_pipeline(StandardScaler(), LogisticRegression(C=entry["penalty"][0], max_iter=2000))
+    expected = other.fit(h[fit], labels[fit]).score(h[test], labels[test])
+    assert entry["accuracy"]["value"] == pytest.approx(expected, abs=0.02)
+
+
+def test_the_output_of_linear_probe(linear: Result) -> None:
+    stored = json.loads((linear.out / "result.json").read_text())
+    assert stored["complete"] and len(stored["images"]) == 80 and stored["classes"] == sorted(SHAPES)
+    assert {"linear-probe-001.png", "report.html"} <= set(stored["files"])
+    assert set(stored["images"][0]["models"]["shapes-no-color"]["samples"]) <= set(SHAPES)
+    page = (linear.out / "report.html").read_text()
+    assert 'class="framed"' in page and "Accuracy by class" in page and "the most frequent class" in page
+
+
+def test_cross_validation(tmp_path: Path) -> None:
+    found = run("linear-probe", [ExactRCDM("shapes-no-color")], tmp_path, folds=4, test=60, count=2, samples=1)
+    entry = found.aggregates["shapes-no-color"]
+    assert entry["accuracy"]["n"] == 60 and len(entry["penalty"]) == 4 and entry["accuracy"]["value"] > 0.9
+    with pytest.raises(RCDMError, match="folds is 1"):
+        run("linear-probe", [ExactRCDM("shapes-no-color")], tmp_path, folds=1)
+
+
+def test_confident_pictures_have_samples_of_one_class(tmp_path: Path) -> None:
+    models = [ExactRCDM("shapes-no-shape", trained=TRAINED), ExactRCDM("shapes-no-color", trained=TRAINED)]
+    found = run("confidence", models, tmp_path, count=8, samples=2)
+    for name in ("shapes-no-shape", "shapes-no-color"):
+        most, least = found.aggregates[name]["groups"].values()
+        assert most["probability"]["value"] > least["probability"]["value"]
+        assert most["agreement"]["n"] == 8 and most["distance"]["low"] is not None
+    assert most["agreement"]["value"] > 0.9 and most["accuracy"]["value"] == 1
+    assert len(found.aggregates["differences"]) == 6 and all(
+        d["p_holm"] >= d["p"] for d in found.aggregates["differences"]
+    )
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert len(stored["images"]) == 2 * 2 * 8 and {r["group"] for r in stored["images"]} == {
+        "most confident",
+        "least confident",
+    }
+    assert "Most against least confident" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["linear-probe", "confidence", "adversarial"])
+def test_labels_that_there_are_not(name: str, tmp_path: Path) -> None:
+    model = [ExactRCDM("shapes-all")]
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    Image.fromarray(DATA.get(0, 40).transpose(1, 2, 0)).save(flat / "0.png")
+    single = write(tmp_path / "single", {"only": [0, 1, 2]})
+    lonely = write(tmp_path / "lonely", {"a": [0, 1, 2, 3], "b": [4]})
+    for data, message in (
+        (flat, "has no labels"),
+        (single, "has one class only"),
+        (lonely, "Fewer than two classes of .* have two pictures to learn them from"),
+    ):
+        with pytest.raises(RCDMError, match=message):
+            run(name, model, tmp_path / "out", data=data)
+    classes = write(tmp_path / "classes", {"a": [0, 1, 2, 3], "b": [4, 5, 6, 7], "c": [8]})
+    found = run(name, model, tmp_path / "out", data=classes, count=1, samples=1)
+    assert found.provenance["classes"] == ["a", "b"] and any("c: fewer than two pictures" in n for n in found.notes)
+    assert any("too few for intervals" in note for note in found.notes)
+
+
+def test_single_pictures_are_no_set(tmp_path: Path) -> None:
+    for name in ("linear-probe", "confidence"):
+        with pytest.raises(RCDMError, match=f"{name} takes labelled sets"):
+            run(name, [ExactRCDM("shapes-all")], tmp_path, images=[tmp_path / "x.png"])
+
+
+# adversarial
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    models = [
+        ExactRCDM("shapes-no-color", trained=TRAINED),
+        ExactRCDM("shapes-no-color", spoiled="deaf", trained=TRAINED),
+    ]
+    return run(
+        "adversarial",
+        models,
+        tmp_path_factory.mktemp("adversarial"),
+        attack="pgd",
+        attack_steps=4,
+        epsilons="0,0.05,0.3",
+        attacked=24,
+        count=8,
+        samples=2,
+        rows=1,
+    )
+
+
+def test_attacks_flip_and_samples_follow_h(attacked: Result) -> None:
+    none, _, large = attacked.aggregates["shapes-no-color"]["steps"]
+    assert none["epsilon"] == 0 and none["flipped"]["value"] == 0 and none["moved"]["value"] == 0
+    assert none["samples_true"]["value"] > 0.9 and none["samples_target"]["value"] < 0.1
+    assert large["flipped"]["value"] > 0.3 and large["flipped"]["n"] <= 24 and large["moved"]["value"] > 0.1
+    assert large["samples_true"]["value"] < none["samples_true"]["value"]  # the exact generator draws what h says
+    deaf = attacked.aggregates["shapes-no-color deaf"]["steps"]
+    assert [step["flipped"] for step in deaf] == [
+        step["flipped"] for step in attacked.aggregates["shapes-no-color"]["steps"]
+    ]
+    assert deaf[0]["samples_true"] == deaf[2]["samples_true"]  # one noise for all epsilons
+    assert attacked.aggregates["differences"][0]["difference"]["value"] == 0
+    assert "an attack of ε =" in attacked.answer[0]
+
+
+def test_the_output_of_adversarial(attacked: Result) -> None:
+    stored = json.loads((attacked.out / "result.json").read_text())
+    assert stored["complete"] and stored["epsilons"] == [0, 0.05, 0.3] and "[0, 1] image" in stored["epsilon_unit"]
+    assert {"adversarial-001.png", "adversarial-002.png", "adversarial.png", "report.html"} <= set(stored["files"])
+    record = stored["images"][0]
+    names = sorted(SHAPES)
+    of_model = record["models"]["shapes-no-color"]
+    assert of_model["target"] == names[(names.index(record["class"]) + 1) % 5] and len(of_model["samples"]) == 3
+    page = (attacked.out / "report.html").read_text()
+    assert 'class="framed"' in page and '<svg class="plot"' in page and "encoder&#39;s input size" in page
+    assert f"({record['class']})" in page
+
+
+def test_pictures_that_are_given(tmp_path: Path) -> None:
+    """One twice, one that was trained on, one without a label, all smaller than what the encoder takes."""
+    files = write(tmp_path / "in", {"x": [0, 1]}, size=24)
+    paths = [files / "x" / "0.png", files / "x" / "0.png", files / "x" / "1.png"]
+    from rcdm_core.data.images import content_hash
+
+    model = ExactRCDM("shapes-no-color", trained=[*TRAINED, content_hash(paths[2])])
+    small = {"attacked": 6, "samples": 1, "count": 1, "epsilons": [0.1], "target": "star"}
+    found = run("adversarial", [model], tmp_path / "out", images=paths, **small)
+    assert [record["name"] for record in found.images[:2]] == ["0.png", "1.png"] and len(found.images) == 6
+    assert found.images[0]["class"] is None and "samples" in found.images[1]["models"]["shapes-no-color"]
+    for words in ("counts once", "smaller than the 32 pixels", "was trained on 1 of the 6", "no label that the probe"):
+        assert any(words in note for note in found.notes), words
+    assert all(record["class"] != "star" for record in found.images)
+    assert found.aggregates["shapes-no-color"]["steps"][0]["flipped"]["n"] <= 4
+
+
+@pytest.mark.parametrize("target", ["least", "away"])
+def test_other_targets(target: str, tmp_path: Path) -> None:
+    found = run(
+        "adversarial",
+        [ExactRCDM("shapes-no-color", trained=TRAINED)],
+        tmp_path,
+        target=target,
+        epsilons=[0.2],
+        attacked=6,
+        count=1,
+        samples=1,
+    )
+    step = found.aggregates["shapes-no-color"]["steps"][0]
+    assert (step["reached"]["value"] is None) == (target == "away") and step["flipped"]["value"] is not None
+
+
+def test_bad_parameters_of_adversarial(tmp_path: Path) -> None:
+    model = ExactRCDM("shapes-no-color", trained=TRAINED)
+    for arguments, message in (
+        ({"epsilons": "0.1,much"}, "epsilons of the probe adversarial is '0.1,much', but expected numbers with commas"),
+        ({"epsilons": ""}, "expected numbers with commas"),
+        ({"epsilons": [0.1, "x"]}, "expected numbers with commas"),
+        ({"epsilons": "0.1,nan"}, "expected numbers with commas"),
+        ({"epsilons": "-0.1"}, r"of the \[0, 1\] image"),
+        ({"epsilons": "8"}, r"of the \[0, 1\] image"),
+        ({"attack": "cw"}, "no attack 'cw'; expected fgsm or pgd"),
+        ({"target": "lion"}, "no target 'lion'; expected a class"),
+        ({"attacked": 0}, "attacked is 0"),
+    ):
+        with pytest.raises(RCDMError, match=message):
+            run("adversarial", [model], tmp_path, **arguments)
+    model.encoder.network.differentiable = False  # type: ignore[assignment]
+    with pytest.raises(RCDMError, match="encoder of shapes-no-color has no gradient"):
+        run("adversarial", [model], tmp_path / "new")
+    assert not (tmp_path / "new" / "result.json").exists()
