@@ -193,7 +193,7 @@ class Context:
         the arguments.
         """
         models = [
-            _describe_model(name, model, self.precision) for name, model in zip(self.names, self.models, strict=True)
+            describe_model(name, model, self.precision) for name, model in zip(self.names, self.models, strict=True)
         ]
         provenance = {
             "schema_version": SCHEMA_VERSION,
@@ -256,7 +256,7 @@ class Context:
         return shlex.join([*words, "--out", str(self.out)])
 
 
-def _describe_model(name: str, model: RCDM, precision: str) -> dict[str, Any]:
+def describe_model(name: str, model: RCDM, precision: str) -> dict[str, Any]:
     """What identifies a model and its encoder, and where and in which number format it computes."""
     from rcdm_core.precision import resolve_precision
 

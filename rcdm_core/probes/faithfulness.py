@@ -15,6 +15,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.ranks import chance, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.drawing import blocks, draw
 from rcdm_core.probes.opening import check_conditional, check_least, data_of
 from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
 from rcdm_core.provider import Option
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
 GRID_SAMPLES = 8
-_BATCH = 32  # pictures read, encoded and sampled from at a time
+_BATCH = 32  # pictures read and encoded at a time
 GALLERIES = {"originals": "the originals", "at image size": "the pictures at the generator's size"}
 
 
@@ -91,27 +92,13 @@ def _sample(
     context: Context, model: RCDM, gallery: Pictures, h: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """h of the samples of each h [count, dim]: [count, samples, dim]; and the first rows' pictures and samples."""
-    import torch
-
     n, rows = context.params["samples"], min(context.params["rows"], len(h))
-    settings: dict[str, Any] = {
-        "seed": context.seed,
-        "sampler": context.sampler,
-        "steps": context.steps,
-        "precision": context.precision,
-        "progress": context.progress.update,
-    }
     streams = [picture.id for picture in gallery[: len(h)]]
-    condition = torch.from_numpy(h)
     context.progress.start(len(h) * n + rows * GRID_SAMPLES, f"{model.name}: sampling", unit="sample")
-    again = []
-    for start in range(0, len(h), _BATCH):
-        block = slice(start, start + _BATCH)
-        samples = model.sample(condition[block], n, streams=streams[block], **settings)
-        again.append(model.encode(samples.flatten(0, 1)).unflatten(0, samples.shape[:2]).numpy())
+    again = [draw(context, model, h[block], n, streams[block]).h for block in blocks(len(h), n)]
     first: dict[str, np.ndarray] = {}
     if rows:
-        first["samples"] = model.sample(condition[:rows], GRID_SAMPLES, streams=streams[:rows], **settings).numpy()
+        first["samples"] = draw(context, model, h[:rows], GRID_SAMPLES, streams[:rows], encoded=0).samples
         first["pictures"] = read_arrays(gallery[:rows], model.image_size, fit_of(model))
     context.progress.finish()
     return np.concatenate(again), first

@@ -12,6 +12,7 @@ from rcdm_core import defaults
 from rcdm_core.atomic import make_folder
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Context, Result
+from rcdm_core.probes.drawing import forget
 from rcdm_core.progress import Reporter
 from rcdm_core.weights_given import weights_of_each
 
@@ -91,6 +92,7 @@ def run_probe(
     result = probe.run(context)
     result.complete = True
     result.save()
+    forget(context.out)
     return result
 
 
