@@ -331,4 +331,5 @@ PROBE = Probe(
         "rows": Option(int, 6, "pictures shown with their samples"),
     },
     run=run,
+    least={"count": MIN_PICTURES},
 )

@@ -89,7 +89,12 @@ def run_probe(
         weights=weights,
         representations=[str(path) for path in files],
     )
-    result = probe.run(context)
+    return run_context(context)
+
+
+def run_context(context: Context) -> Result:
+    """Run the context's probe to its end. What was drawn on the way is then no longer kept."""
+    result = context.probe.run(context)
     result.complete = True
     result.save()
     forget(context.out)
