@@ -162,18 +162,18 @@ def _differences(retention: Mapping[str, Any] | None) -> list[str]:
 
 def _generators(names: Sequence[str], results: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """How far the generators can be trusted: how much of h comes back, and how well pictures are found again."""
-    parts = []
+    heard, found = [], []
     for name in names:
-        words = []
-        heard = results["retention"]["aggregates"][name]["h_in_samples"] if "retention" in results else None
-        if heard and heard["value"] is not None:
-            words.append(f"{said(heard)} of h comes back in the h of a sample")
+        again = results["retention"]["aggregates"][name]["h_in_samples"] if "retention" in results else None
+        if again and again["value"] is not None:
+            heard.append(f"{name} {said(again)}")
         if "faithfulness" in results:
             ranked = results["faithfulness"]["aggregates"][name]["galleries"]["originals"]
             first, ceiling = ranked["samples"]["top1"]["value"], ranked["ceiling"]["top1"]["value"]
-            words.append(
-                f"a sample finds its own picture first for {first:.0%} (real pictures of its size {ceiling:.0%})"
-            )
-        if words:
-            parts.append(f"{name}: {', and '.join(words)}")
+            found.append(f"{name} {first:.0%} (real pictures at their size {ceiling:.0%})")
+    parts = []
+    if heard:
+        parts.append(f"of h itself comes back in the h of a sample: {', '.join(heard)}")
+    if found:
+        parts.append(f"samples that find their own picture first: {', '.join(found)}")
     return [f"How far the generators can be trusted: {'; '.join(parts)}."] if parts else []

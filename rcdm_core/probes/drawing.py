@@ -55,7 +55,8 @@ def draw(
     import torch
 
     h = np.ascontiguousarray(h, dtype=np.float32)
-    settings = {"seed": context.seed if seed is None else seed, "sampler": context.sampler, "steps": context.steps}
+    settings: dict[str, Any] = {"sampler": context.sampler, "steps": context.steps}
+    settings["seed"] = context.seed if seed is None else seed
     encoded = n if encoded is None else min(encoded, n)
     kept = _kept(context, model, h, {**settings, "n": n, "encoded": encoded, "streams": list(streams)})
     if kept is not None and (before := _read(kept)) is not None:
