@@ -213,3 +213,18 @@ def test_evaluate_is_the_faithfulness_of_a_model(trained: Path, tmp_path: Path) 
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "result.json").read_text())
     assert found["probe"] == "faithfulness" and found["complete"]
+
+
+def test_probe_all_runs_what_can_run_and_goes_on(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained)
+    words = "probe --model runs/first --all --only variance,class-mean --count 2 --samples 2 --sampling-steps 1"
+    first = rcdm(*words.split(), "--out", "report", "--json")
+    assert first.exit_code == 0, first.output
+    found = json.loads(first.stdout)
+    entries = found["aggregates"]["probes"]
+    assert list(entries) == ["class-mean", "variance"] and entries["variance"]["status"] == "done"
+    assert "probe all --model runs/first" in found["command"] and "--only variance,class-mean" in found["command"]
+    assert Path("report/report.html").is_file() and Path("report/variance/report.html").is_file()
+    again = rcdm(*words.split(), "--out", "report")
+    assert again.exit_code == 0 and "variance: done before." in again.output and "report/report.html" in again.output
+    assert "the nearest is variance" in error_of("probe", "--all", "--model", "runs/first", "--only", "varianc")

@@ -61,7 +61,7 @@ def test_held_out_pictures_alone(result: Result) -> None:
 
 def test_the_output(result: Result) -> None:
     stored = json.loads((result.out / "result.json").read_text())
-    assert stored["complete"] and stored["files"] == ["faithfulness.png", "report.html"]
+    assert stored["complete"] and stored["files"] == ["faithfulness.png", "ranks.png", "report.html"]
     with Image.open(result.out / "faithfulness.png") as grid:
         assert grid.height > 3 * 96
     page = (result.out / "report.html").read_text()
@@ -78,7 +78,7 @@ def test_the_first_sample_does_not_depend_on_how_many_are_asked_for(result: Resu
         count=10,
         rows=0,
     )
-    assert one.files == ["report.html"]
+    assert one.files == ["ranks.png", "report.html"]
     for few, many in zip(one.images, result.images[:10], strict=True):
         assert few["ranks"]["exact"]["originals"][0] == many["ranks"]["exact"]["originals"][0]
     assert one.aggregates["exact"]["galleries"]["originals"]["samples"]["top1"]["n"] == 10
@@ -95,3 +95,99 @@ def test_bad_input(tmp_path: Path) -> None:
     blind = FakeRCDM("blind", forgets=["object", "background", "size", "position"])
     with pytest.raises(RCDMError, match="without a representation"):
         rcdm_core.run_probe("faithfulness", models=[blind], data=DATA, out=tmp_path)
+
+
+def test_the_histogram_and_the_classes_are_counts_of_the_ranks(result: Result) -> None:
+    for name in ("exact", "deaf", "size"):
+        entry = result.aggregates[name]["galleries"]["originals"]
+        found = np.array([image["ranks"][name]["originals"] for image in result.images])
+        bins = entry["histogram"]
+        assert [one["ranks"] for one in bins] == ["1", "2", "3–5", "6–10", "11–20", "21–50", "51–100", "101–120"]
+        edges = [0, 1, 2, 5, 10, 20, 50, 100, 120]
+        for low, high, one in zip(edges, edges[1:], bins, strict=False):
+            assert one["share"]["value"] == pytest.approx(((found > low) & (found <= high)).mean())
+            assert one["chance"] == pytest.approx((high - low) / 120)
+        own = {image["class"] for image in result.images}
+        assert own == set(entry["classes"]) <= set(DATA.label_names)
+        for label, summary in entry["classes"].items():
+            of_class = [ranks for image, ranks in zip(result.images, found, strict=True) if image["class"] == label]
+            assert summary["mean_rank"]["value"] == pytest.approx(np.mean(of_class))
+            assert summary["mrr"]["n"] == len(of_class)
+    page = (result.out / "report.html").read_text()
+    assert "By class" in page and "101–120" in page and (result.out / "ranks.png").stat().st_size > 1000
+
+
+def samples_folder(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    """Pictures of DATA by index under the names of rows, and a manifest that says that they were made from `image`."""
+    folder.mkdir()
+    for name, _ in rows:
+        pixels = DATA.get(int(name.split(".")[0].split("-")[0]), 48).transpose(1, 2, 0)
+        Image.fromarray(pixels).save(folder / name)
+    (folder / "manifest.csv").write_text("file,image\n" + "".join(f"{a},{b}\n" for a, b in rows))
+    return folder
+
+
+def test_samples_of_another_system(tmp_path: Path) -> None:
+    trained = DATA.ids[0]
+    # of six pictures the pictures themselves, some twice: they come first; of four more those of others: they do not
+    right = [(f"{i}-{k}.png", DATA.names[i]) for i in range(1, 7) for k in range(1 + i % 2)]
+    folder = samples_folder(tmp_path / "right", [*right, ("0.png", DATA.names[0])])
+    model = FakeRCDM("exact", trained=[trained])
+    arguments = {"models": [model], "data": DATA, "out": tmp_path / "out", "count": 5, "rows": 0}
+    found = rcdm_core.run_probe("faithfulness", **arguments, other_samples=str(folder))
+    entry = found.aggregates["exact"]
+    assert entry["other"] == {"name": "right", "samples": 9, "pictures": 6}
+    other = entry["galleries"]["originals"]["other"]
+    assert other["top1"]["value"] == 1 and other["mean_rank"]["value"] == 1 and other["top1"]["n"] == 6
+    assert any("1 samples of right were made from pictures that are not in the gallery" in note for note in found.notes)
+    assert found.answer[-1].startswith("right, in the h of exact") and "first for 100.0%" in found.answer[-1]
+    assert "right, in h of exact" in (tmp_path / "out" / "report.html").read_text()
+
+    # the same by the content of a file, in JSON; and every sample made from another picture than it says
+    wrong = samples_folder(tmp_path / "wrong", [(f"{i}.png", DATA.names[i + 1]) for i in range(20, 30)])
+    rows = [{"file": f"{i}.png", "image": DATA.names[i + 1]} for i in range(20, 30)]
+    (wrong / "manifest.json").write_text(json.dumps(rows))
+    (wrong / "manifest.csv").unlink()
+    found = rcdm_core.run_probe("faithfulness", **arguments, other_samples=str(wrong))
+    assert found.aggregates["exact"]["galleries"]["originals"]["other"]["mean_rank"]["value"] > 10
+
+
+@pytest.mark.parametrize(
+    ("manifest", "text", "message"),
+    [
+        ("manifest.csv", "picture,image\n1.png,x\n", "Row 1 of .* has no file; expected the columns file and image"),
+        ("manifest.csv", "file,image\n1.png,\n", "Row 1 of .* has no image"),
+        ("manifest.csv", "file,image\n", "names no samples"),
+        ("manifest.csv", "file,image\n2.png,x\n", "names 2.png, but there is no such file"),
+        ("manifest.csv", "file,image\n1.png,nobody.png\n", "picture nobody.png, which is neither in"),
+        ("manifest.json", "{", "cannot be read"),
+        ("manifest.json", '{"file": "1.png"}', "a list of objects with file and image"),
+        ("manifest.json", '["1.png"]', "Row 1 of .* has no file"),
+        ("readme.txt", "", "neither manifest.csv nor manifest.json"),
+    ],
+)
+def test_bad_manifests(tmp_path: Path, manifest: str, text: str, message: str) -> None:
+    folder = samples_folder(tmp_path / "samples", [("1.png", "x")])
+    (folder / "manifest.csv").unlink()
+    (folder / manifest).write_text(text)
+    arguments = {"models": [FakeRCDM("exact")], "data": DATA, "out": tmp_path / "out"}
+    with pytest.raises(RCDMError, match=message):
+        rcdm_core.run_probe("faithfulness", **arguments, other_samples=str(folder))
+
+
+def test_other_bad_folders_of_samples(tmp_path: Path) -> None:
+    arguments = {"models": [FakeRCDM("exact", trained=[DATA.ids[2]])], "data": DATA, "out": tmp_path / "out"}
+
+    def error(folder: Path) -> str:
+        with pytest.raises(RCDMError) as caught:
+            rcdm_core.run_probe("faithfulness", **arguments, other_samples=str(folder))
+        return str(caught.value)
+
+    assert "--other-samples" in error(tmp_path / "nowhere")
+    folder = samples_folder(tmp_path / "samples", [("1.png", DATA.names[2])])
+    assert "None of the pictures" in error(folder)
+    (folder / "manifest.csv").write_text(f"file,image\n1.png,{DATA.names[3]}\n")
+    (folder / "1.png").write_bytes(b"no picture")
+    assert "1.png cannot be read as a picture" in error(folder)
+    (folder / "manifest.json").write_text("[]")
+    assert "has both" in error(folder)

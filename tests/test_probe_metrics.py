@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.spatial import geometric_slerp
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import wilcoxon
 from sklearn.neighbors import NearestNeighbors
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics import neighbours
 from rcdm_core.metrics.bootstrap import bootstrap_over_pairs, wilson
 from rcdm_core.metrics.neighbours import Nearest
-from rcdm_core.metrics.paired import compare, holm
+from rcdm_core.metrics.paired import compare, holm, sign_flip_p
 from rcdm_core.metrics.paths import lerp, slerp
 
 
@@ -99,13 +99,39 @@ def test_models_are_compared_in_pairs() -> None:
     values = {"a": base, "b": base + 0.5 + 0.1 * rng.standard_normal(20), "c": base + 0.01 * rng.standard_normal(20)}
     found = compare(values)
     assert [(d.first, d.second) for d in found] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert found[0].p == wilcoxon(values["a"] - values["b"]).pvalue
+    assert found[0].p == sign_flip_p((values["a"] - values["b"])[:, None], seed=0)[0]
     assert found[0].p_holm < 0.001 < 0.05 < found[1].p_holm and found[0].difference.high < 0
     assert compare({"a": base[:3], "b": base[:3] + 1})[0].p is None
     assert compare({"a": base, "b": base})[0].p == 1
     assert compare({"a": base}) == []
 
 
+def scipys_p(differences: np.ndarray) -> float:
+    found = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=1)
+    return float(found.pvalue)
+
+
+@pytest.mark.parametrize("n", [6, 9, 13])
+def test_all_flips_of_signs_are_scipys_exact_test(n: int) -> None:
+    differences = np.random.default_rng(n).standard_normal((n, 3)) + np.array([0.0, 0.4, 2.0])
+    expected = [scipys_p(column) for column in differences.T]
+    assert sign_flip_p(differences, seed=0) == pytest.approx(expected, abs=1e-12)
+
+
+def test_random_flips_of_signs_agree_with_scipy() -> None:
+    differences = np.random.default_rng(10).standard_normal((30, 3)) + np.array([0.0, 0.4, 2.0])
+    expected = [scipys_p(column) for column in differences.T]
+    assert sign_flip_p(differences, seed=0) == pytest.approx(expected, abs=0.03)
+
+
+def test_pictures_that_are_nan_do_not_count() -> None:
+    differences = np.random.default_rng(3).standard_normal((9, 1)) + 0.3
+    beside = np.concatenate([differences, np.full((4, 1), np.nan)])
+    assert sign_flip_p(beside, seed=0) == pytest.approx(sign_flip_p(differences, seed=0))
+    assert sign_flip_p(np.full((9, 1), np.nan), seed=0)[0] == 1
+
+
 def test_holm() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []

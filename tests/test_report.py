@@ -66,7 +66,8 @@ def test_the_page_is_well_formed_and_needs_no_other_file(page: str) -> None:
     reader = Reader(page)
     assert reader.open == []
     assert reader.links and all(link.startswith("data:image/") for link in reader.links)
-    assert "url(" not in page and "@import" not in page and "script" not in reader.tags
+    assert "url(" not in page and "@import" not in page and "<script src" not in page
+    assert reader.tags.count("script") == 1 and "default-src 'none'" in page  # which the browser holds to
 
 
 def test_names_are_escaped(page: str) -> None:

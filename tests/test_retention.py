@@ -19,7 +19,6 @@ from rcdm_core.data.shapes import Factors, Shapes, render_batch
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.bootstrap import Estimate
-from rcdm_core.probes import base
 from rcdm_core.probes.base import Result
 from rcdm_core.probes.retention_class import labels_of, one_hot, usable_labels
 from rcdm_core.probes.verdicts import Retained, judge_retention
@@ -179,32 +178,6 @@ def test_the_output(exact: Result) -> None:
     assert first < table < numbers < how < limits < command
     assert exact.answer[1].startswith("shapes-no-color keeps size, position and class; drops object color")
     assert page.count("dropped</span>") >= 2 * 5 and "NaN" not in page and "nan" not in page.split("<body>")[1][:3000]
-
-
-def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_bundle_digest", lambda folder: "digest")
-    model, asked = ExactRCDM("shapes-no-color"), []
-    model.path = tmp_path
-    small = {"count": 40, "pool": 0, "judge": "none"}
-
-    def stop() -> None:
-        asked.append(1)
-        if len(asked) == 2:
-            raise KeyboardInterrupt
-
-    model.before_sampling = stop
-    with pytest.raises(KeyboardInterrupt):
-        run([model], tmp_path / "out", **small)
-    model.before_sampling = lambda: asked.append(1)
-    went_on = run([model], tmp_path / "out", **small)
-    assert len(asked) == 3  # batches of 32 and 8, of which the second was asked for twice
-    whole = run([model], tmp_path / "whole", **small)
-    assert len(asked) == 5 and went_on.aggregates == whole.aggregates
-    assert run([model], tmp_path / "out", **small).aggregates == whole.aggregates and len(asked) == 5
-    run([model], tmp_path / "out", **small, seed=1)  # other noise: measured anew
-    assert len(asked) == 7
-    (tmp_path / "out" / "measured-1.npz").write_bytes(b"PK broken")
-    assert run([model], tmp_path / "out", **small).aggregates == whole.aggregates and len(asked) == 9
 
 
 def test_labels_missing(tmp_path: Path) -> None:

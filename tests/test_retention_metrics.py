@@ -13,7 +13,6 @@ from sklearn.preprocessing import StandardScaler
 
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.judge import fit_judge
-from rcdm_core.metrics.paired import holm
 from rcdm_core.metrics.readout import cross_validate, fit_readout
 from rcdm_core.metrics.retention import (
     Observed,
@@ -21,7 +20,6 @@ from rcdm_core.metrics.retention import (
     instrument,
     over_samples,
     rendered_retention,
-    sign_flip_p,
     variance_ratio,
 )
 
@@ -159,21 +157,6 @@ def test_more_pictures_help_a_starved_readout() -> None:
     many = cross_validate(h[:60], target[:60], extra_h=h[60:], extra_attribute=target[60:]).r2(seed=0).value
     half = cross_validate(h[:60], target[:60], share=0.5).r2(seed=0).value
     assert half < few < many and many > 0.9
-
-
-def test_sign_flips_agree_with_scipy() -> None:
-    rng = np.random.default_rng(10)
-    differences = rng.standard_normal((30, 3)) + np.array([0.0, 0.4, 2.0])
-    found = sign_flip_p(differences, seed=0)
-    for column, p in zip(differences.T, found, strict=True):
-        theirs = stats.permutation_test((column,), np.mean, permutation_type="samples", n_resamples=9999, rng=1)
-        assert p == pytest.approx(theirs.pvalue, abs=0.03)
-    assert sign_flip_p(np.full((9, 1), np.nan), seed=0)[0] == 1
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == [] and holm([0.9, 0.8]) == [1, 1]
 
 
 def test_sharpness_falls_with_blur_and_not_with_contrast_or_color() -> None:

@@ -36,6 +36,12 @@ class ProbeGroup(HelpfulGroup):
 
     noun = "probe"
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """With --all for the name of the probe that runs all others, wherever it stands."""
+        if "--all" in args:
+            args = ["all", *(word for word in args if word != "--all")]
+        return super().parse_args(ctx, args)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         from rcdm_core import registry
 
@@ -59,7 +65,7 @@ class ProbeGroup(HelpfulGroup):
 @common_options
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """Run an experiment on a trained model; alone it lists them.
+    """Run an experiment on a trained model; alone it lists them, and with --all it runs every one that can.
 
     A probe writes result.json, pictures and report.html.
     """
@@ -91,6 +97,8 @@ def probe_command(probe: Probe) -> click.Command:
         with only_json(as_json):
             result = run_probe(probe.name, **arguments)
         show(result, as_json)
+        if result.failures:
+            raise click.exceptions.Exit(1)
 
     run.params[:0] = [parameter_option(name, option) for name, option in probe.parameters.items()]
     return run

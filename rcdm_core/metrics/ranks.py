@@ -82,23 +82,56 @@ def summarise(image_ranks: np.ndarray, *, seed: int = 0) -> RankSummary:
     """Ranks [images, samples] as mean rank, mean reciprocal rank and top-1, each with a 95% interval over images.
 
     A tie for the first place does not count as first. With one sample an image top-1 is a proportion and gets
-    Wilson's interval, otherwise all three are bootstrapped over images.
+    Wilson's interval, otherwise all three are bootstrapped over images. NaN: an image has fewer samples than others.
 
     Raises ValueError unless `image_ranks` is [images, samples].
     """
     image_ranks = np.asarray(image_ranks, dtype=np.float64)
     if image_ranks.ndim != 2:
         raise ValueError(f"expected ranks [images, samples], got {image_ranks.shape}")
-    first = image_ranks == 1
+    first = np.where(np.isnan(image_ranks), np.nan, image_ranks == 1)
     if image_ranks.shape[1] == 1:
         top1 = wilson(int(first.sum()), len(image_ranks))
     else:
-        top1 = bootstrap_mean(first.mean(axis=1), seed=seed)
+        top1 = bootstrap_mean(np.nanmean(first, axis=1), seed=seed)
     return RankSummary(
-        mean_rank=bootstrap_mean(image_ranks.mean(axis=1), seed=seed),
-        mrr=bootstrap_mean((1.0 / image_ranks).mean(axis=1), seed=seed),
+        mean_rank=bootstrap_mean(np.nanmean(image_ranks, axis=1), seed=seed),
+        mrr=bootstrap_mean(np.nanmean(1.0 / image_ranks, axis=1), seed=seed),
         top1=top1,
     )
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The share of samples whose rank is from `first` to `last`, over images; and by chance."""
+
+    first: int
+    last: int
+    share: Estimate
+    chance: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.first}" if self.first == self.last else f"{self.first}–{self.last}"
+
+    def as_json(self) -> dict[str, object]:
+        return {"ranks": self.label, "share": self.share.as_json(), "chance": self.chance}
+
+
+def histogram(image_ranks: np.ndarray, n: int, *, seed: int = 0) -> list[Bin]:
+    """Ranks [images, samples] among n pictures in bins that end at 1, 2, 5, 10, 20, 50 … and n, each with its interval.
+
+    A rank between two bins, which a tie can have, counts for the worse. NaN: an image has fewer samples than others.
+    """
+    image_ranks = np.asarray(image_ranks, dtype=np.float64)
+    ends = [end for power in range(len(str(n))) for end in (10**power, 2 * 10**power, 5 * 10**power) if end < n]
+    bins, before = [], 0
+    for end in [*ends, n]:
+        inside = np.where(np.isnan(image_ranks), np.nan, (image_ranks > before) & (image_ranks <= end))
+        share = bootstrap_mean(np.nanmean(inside, axis=1), seed=seed)
+        bins.append(Bin(before + 1, end, share, (end - before) / n))
+        before = end
+    return bins
 
 
 def chance(n: int) -> dict[str, float]:

@@ -14,8 +14,6 @@ import numpy as np
 
 from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, bootstrap_sums
 
-SIGN_FLIPS = 9999  # of the paired test
-
 
 @dataclass(frozen=True)
 class Observed:
@@ -148,16 +146,3 @@ def agreement(observed: Observed, *, seed: int) -> Estimate | None:
 def instrument(observed: Observed, *, seed: int) -> Estimate | None:
     """Cov(a(x), seen(x)) / Var(a(x)): 1 for an instrument that is always right. None as for `rendered_retention`."""
     return observed.estimate(lambda m: _over(m.real_seen, m.real), seed=seed)
-
-
-def sign_flip_p(differences: np.ndarray, *, seed: int) -> np.ndarray:
-    """Two-sided p of a mean of 0 for each column of paired differences [n, m], by flipping signs of pictures: [m].
-
-    A picture that is NaN in a column does not count there; a column without any gets 1.
-    """
-    values = np.nan_to_num(np.asarray(differences, dtype=np.float64))
-    signs = np.random.default_rng(seed).integers(0, 2, (SIGN_FLIPS, len(values))) * 2.0 - 1.0
-    # equal up to rounding is as extreme
-    extreme = np.abs(signs @ values) >= np.abs(values.sum(axis=0)) * (1 - 1e-9)
-    p: np.ndarray = (extreme.sum(axis=0) + 1) / (SIGN_FLIPS + 1)
-    return p

@@ -8,6 +8,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.class_mean import PROBE as CLASS_MEAN
 from rcdm_core.probes.confidence import PROBE as CONFIDENCE
 from rcdm_core.probes.distances import PROBE as DISTANCES
+from rcdm_core.probes.everything import PROBE as ALL
 from rcdm_core.probes.faithfulness import PROBE as FAITHFULNESS
 from rcdm_core.probes.interpolation import PROBE as INTERPOLATION
 from rcdm_core.probes.invariance import PROBE as INVARIANCE
@@ -23,6 +24,7 @@ PROBES: dict[str, Probe] = {
     probe.name: probe
     for probe in (
         ADVERSARIAL,
+        ALL,
         ARITHMETIC,
         CLASS_MEAN,
         CONFIDENCE,

@@ -41,6 +41,7 @@ class Probe:
     figure      what of the paper it reproduces, such as "figures 3, 25 and 26"
     parameters  its own options, by name, beside those that every probe has
     run         run(context) -> Result
+    least       the smallest value of a parameter that makes sense, where that is not 1: the probe `all` goes no lower
 
     Raises TypeError naming the field that is wrong.
     """
@@ -50,6 +51,7 @@ class Probe:
     figure: str
     parameters: Mapping[str, Option]
     run: Callable[[Context], Result]
+    least: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for attribute in ("name", "summary", "figure"):
@@ -63,6 +65,8 @@ class Probe:
         for name, option in self.parameters.items():
             if not isinstance(option, Option) or not str(name).isidentifier() or name in _COMMON:
                 raise TypeError(f"probe {self.name!r}: parameter {name!r} is not an Option with a name of its own")
+        if not isinstance(self.least, Mapping) or not set(self.least) <= set(self.parameters):
+            raise TypeError(f"probe {self.name!r}: least is a mapping from its parameters to whole numbers")
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter with its value: `given`, parsed and checked, over the defaults.
@@ -101,6 +105,7 @@ class Result:
     answer       the conclusion, in sentences; the report starts with it
     notes        what the reader has to know about this run (pictures left out, trained on, no intervals)
     files        names of the pictures and the page in `out`
+    failures     what went wrong although nobody asked for anything wrong: the command ends with exit code 1
     """
 
     out: Path
@@ -111,6 +116,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     complete: bool = False
+    failures: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The content of result.json: plain types, with null for what is not a finite number."""
@@ -193,7 +199,7 @@ class Context:
         the arguments.
         """
         models = [
-            _describe_model(name, model, self.precision) for name, model in zip(self.names, self.models, strict=True)
+            describe_model(name, model, self.precision) for name, model in zip(self.names, self.models, strict=True)
         ]
         provenance = {
             "schema_version": SCHEMA_VERSION,
@@ -256,7 +262,7 @@ class Context:
         return shlex.join([*words, "--out", str(self.out)])
 
 
-def _describe_model(name: str, model: RCDM, precision: str) -> dict[str, Any]:
+def describe_model(name: str, model: RCDM, precision: str) -> dict[str, Any]:
     """What identifies a model and its encoder, and where and in which number format it computes."""
     from rcdm_core.precision import resolve_precision
 

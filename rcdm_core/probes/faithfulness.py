@@ -3,7 +3,8 @@
 Every sample is encoded again. The rank of its conditioning picture's h in a gallery of held-out pictures, by Euclidean
 distance to the sample's h, is 1 where nothing else is nearer. Two galleries: the originals, as in the paper, and the
 same pictures brought to the generator's size first, so that blur by itself does not count against the samples. The
-ceiling puts the real pictures, at the generator's size, in the samples' place.
+ceiling puts the real pictures, at the generator's size, in the samples' place. Samples of any other system (figure 23)
+can be given as a folder, and are ranked in the h of every model.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
-from rcdm_core.metrics.ranks import chance, ranks, summarise
+from rcdm_core.metrics.ranks import chance, histogram, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.opening import check_conditional, check_least, data_of
+from rcdm_core.probes.drawing import blocks, draw
+from rcdm_core.probes.opening import check_conditional, check_least, data_of, labels_of
+from rcdm_core.probes.other_samples import OtherSamples, read_other_samples
 from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
 from rcdm_core.provider import Option
 
@@ -23,14 +26,15 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
 GRID_SAMPLES = 8
-_BATCH = 32  # pictures read, encoded and sampled from at a time
+_BATCH = 32  # pictures read and encoded at a time
 GALLERIES = {"originals": "the originals", "at image size": "the pictures at the generator's size"}
 
 
 def run(context: Context) -> Result:
     """Ranks, reciprocal ranks and first places of every model, with ceiling and chance, and grids of samples.
 
-    Raises RCDMError when --image is given (the gallery is data), or there are fewer than two held-out pictures.
+    Raises RCDMError when --image is given (the gallery is data), there are fewer than two held-out pictures, or the
+    manifest of other samples is not as it should be.
     """
     from rcdm_core.report.faithfulness import draw_rows, write_report
 
@@ -48,22 +52,36 @@ def run(context: Context) -> Result:
     if len(gallery) < 2:
         raise RCDMError("There is only one held-out picture in the data, too few to rank among; give more with --data.")
     count = min(params["count"], len(gallery))
+    other = read_other_samples(params["other_samples"], gallery, data) if params["other_samples"] else None
     result = context.begin(gallery, data, gallery_size=len(gallery), conditioning_pictures=count)
+    if other is not None and other.left_out:
+        result.notes.append(
+            f"{other.left_out} samples of {other.name} were made from pictures that are not in the gallery, which has "
+            "no picture that a model was trained on; they are left out."
+        )
+    labels = labels_of(data)
+    classes = [labels.get(picture.id) for picture in gallery[:count]]
 
     rows: list[dict[str, np.ndarray]] = []
     image_ranks: dict[str, dict[str, np.ndarray]] = {}
     for name, model in zip(context.names, context.models, strict=True):
         h = _gallery(context, model, gallery)
         found, first = _sample(context, model, gallery, h["originals"][:count])
-        result.aggregates[name], image_ranks[name] = _aggregate(h, found, context.seed)
+        result.aggregates[name], image_ranks[name] = _aggregate(h, found, classes, context.seed)
+        if other is not None:
+            _add_other(result.aggregates[name], other, other.encode(model), h, context.seed)
         rows.append(first)
         result.save()  # what is done stays, whatever happens to the next model
     for i in range(count):
         by_model = {
             name: {key: ranks_[i] for key, ranks_ in of_model.items()} for name, of_model in image_ranks.items()
         }
-        result.images.append({"name": gallery[i].name, "content_id": gallery[i].id, "ranks": by_model})
+        result.images.append(
+            {"name": gallery[i].name, "content_id": gallery[i].id, "class": classes[i], "ranks": by_model}
+        )
     result.answer = [answer(name, entry, len(gallery)) for name, entry in result.aggregates.items()]
+    if other is not None:
+        result.answer += [answer_other(name, entry, len(gallery)) for name, entry in result.aggregates.items()]
     shown = min(params["rows"], count)
     if shown:
         draw_rows(result.add_file("faithfulness.png"), context.names, rows, result.images[:shown])
@@ -91,47 +109,65 @@ def _sample(
     context: Context, model: RCDM, gallery: Pictures, h: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """h of the samples of each h [count, dim]: [count, samples, dim]; and the first rows' pictures and samples."""
-    import torch
-
     n, rows = context.params["samples"], min(context.params["rows"], len(h))
-    settings: dict[str, Any] = {
-        "seed": context.seed,
-        "sampler": context.sampler,
-        "steps": context.steps,
-        "precision": context.precision,
-        "progress": context.progress.update,
-    }
     streams = [picture.id for picture in gallery[: len(h)]]
-    condition = torch.from_numpy(h)
     context.progress.start(len(h) * n + rows * GRID_SAMPLES, f"{model.name}: sampling", unit="sample")
-    again = []
-    for start in range(0, len(h), _BATCH):
-        block = slice(start, start + _BATCH)
-        samples = model.sample(condition[block], n, streams=streams[block], **settings)
-        again.append(model.encode(samples.flatten(0, 1)).unflatten(0, samples.shape[:2]).numpy())
+    again = [draw(context, model, h[block], n, streams[block]).h for block in blocks(len(h), n)]
     first: dict[str, np.ndarray] = {}
     if rows:
-        first["samples"] = model.sample(condition[:rows], GRID_SAMPLES, streams=streams[:rows], **settings).numpy()
+        first["samples"] = draw(context, model, h[:rows], GRID_SAMPLES, streams[:rows], encoded=0).samples
         first["pictures"] = read_arrays(gallery[:rows], model.image_size, fit_of(model))
     context.progress.finish()
     return np.concatenate(again), first
 
 
-def _aggregate(h: dict[str, np.ndarray], found: np.ndarray, seed: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Table 1b for one model: per gallery the samples' figures and the ceiling's, chance; and the ranks [count, n]."""
+def _aggregate(
+    h: dict[str, np.ndarray], found: np.ndarray, classes: list[str | None], seed: int
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Table 1b for one model: per gallery the samples' figures, by class too, their histogram and the ceiling's;
+    chance; and the ranks [count, n]."""
     count, n, dim = found.shape
     targets = np.arange(count)
     entry: dict[str, Any] = {"chance": chance(len(h["originals"])), "galleries": {}}
     image_ranks = {}
+    members = {
+        name: np.array([one == name for one in classes]) for name in sorted({one for one in classes if one is not None})
+    }
     for name, gallery in h.items():
         of_samples = ranks(found.reshape(-1, dim), gallery, targets.repeat(n)).reshape(count, n)
         ceiling = ranks(h["at image size"][:count], gallery, targets)[:, None]
         entry["galleries"][name] = {
             "samples": summarise(of_samples, seed=seed).as_json(),
             "ceiling": summarise(ceiling, seed=seed).as_json(),
+            "histogram": [one.as_json() for one in histogram(of_samples, len(gallery), seed=seed)],
+            "classes": {own: summarise(of_samples[mask], seed=seed).as_json() for own, mask in members.items()},
         }
         image_ranks[name] = of_samples
     return entry, image_ranks
+
+
+def _add_other(
+    entry: dict[str, Any], other: OtherSamples, found: np.ndarray, h: dict[str, np.ndarray], seed: int
+) -> None:
+    """Into a model's entry, what another system's samples, h [Q, dim], reach in the same h."""
+    entry["other"] = {"name": other.name, "samples": len(other.files), "pictures": len(np.unique(other.targets))}
+    for name, gallery in h.items():
+        table = other.by_picture(ranks(found, gallery, other.targets))
+        entry["galleries"][name]["other"] = summarise(table, seed=seed).as_json()
+        entry["galleries"][name]["other_histogram"] = [
+            one.as_json() for one in histogram(table, len(gallery), seed=seed)
+        ]
+
+
+def answer_other(name: str, entry: dict[str, Any], n: int) -> str:
+    """Another system's samples in a sentence."""
+    other, drawn = entry["other"], entry["galleries"]["originals"]["other"]
+    rank, mrr, first = (drawn[key]["value"] for key in ("mean_rank", "mrr", "top1"))
+    return (
+        f"{other['name']}, in the h of {name}: seen from its samples, their own picture is at rank {rank:.1f} of {n} "
+        f"on average, the mean reciprocal rank is {mrr:.3f}, and it comes first for {first:.1%} ({other['samples']} "
+        f"samples of {other['pictures']} pictures)."
+    )
 
 
 def answer(name: str, entry: dict[str, Any], n: int) -> str:
@@ -150,12 +186,15 @@ def answer(name: str, entry: dict[str, Any], n: int) -> str:
 PROBE = Probe(
     name="faithfulness",
     summary="How far up a picture ranks in a gallery, seen from samples of its representation",
-    figure="table 1b",
+    figure="table 1b and figures 17 and 23",
     parameters={
         "count": Option(int, 512, "held-out pictures to draw samples of"),
         "samples": Option(int, 1, "samples of each that are ranked"),
         "gallery": Option(int, 0, "held-out pictures to rank among; 0: all"),
         "rows": Option(int, 8, "pictures shown with 8 samples each"),
+        "other_samples": Option(
+            str, "", "folder of another system's samples with manifest.csv or .json: file, image that it was made from"
+        ),
     },
     run=run,
 )

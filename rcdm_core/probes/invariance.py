@@ -22,6 +22,7 @@ from rcdm_core.metrics.readout import Readout, fit_readout
 from rcdm_core.metrics.retention import Observed, over_samples, rendered_retention, variance_ratio
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.opening import check_least, data_of, few
 from rcdm_core.probes.pictures import (
     Picture,
@@ -156,16 +157,8 @@ def _look(context: Context, model: RCDM, picture: Picture, views: Views) -> Bloc
     seen = np.stack([to_array(view, side, how) for view in views[fit_of(model)]])
     shown = np.stack([to_array(view, model.image_size) for view in views[fit_of(model)]])
     h = model.encode(torch.from_numpy(seen))
-    samples = model.sample(
-        h,
-        context.params["samples"],
-        seed=context.seed,
-        streams=[picture.id] * len(h),  # one stream for all rows: they are compared with each other
-        sampler=context.sampler,
-        steps=context.steps,
-        precision=context.precision,
-        progress=context.progress.update,
-    ).numpy()
+    # one stream for all rows: they are compared with each other
+    samples = draw(context, model, h.numpy(), context.params["samples"], [picture.id] * len(h), encoded=0).samples
     drawn, spread = _over_samples(samples)
     return Block(
         pictures=shown,

@@ -16,14 +16,13 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean
-from rcdm_core.metrics.paired import holm
+from rcdm_core.metrics.paired import holm, sign_flip_p
 from rcdm_core.metrics.readout import cross_validate
 from rcdm_core.metrics.retention import (
     Observed,
     agreement,
     instrument,
     rendered_retention,
-    sign_flip_p,
     variance_ratio,
 )
 from rcdm_core.probes import verdicts
@@ -87,8 +86,7 @@ def run(context: Context) -> Result:
     shown: list[Rows] = []
     for m, (name, model) in enumerate(zip(context.names, context.models, strict=True)):
         judge = judges[m]
-        path = context.out / f"measured-{m + 1}.npz"
-        rows = take_rows(context, model, pictures, judge, path, _identity(context, result, m, own, judge))
+        rows = take_rows(context, model, pictures, judge)
         classes = sorted({int(label) for label in labels if label >= 0}) if judge is None else list(judge.classes)
         beside = _pool(context, model, pool)
         beside.attributes[CLASS] = one_hot(labels_of(pool, data), classes)
@@ -165,21 +163,6 @@ def _judges(
             "nothing can be said about the class of samples."
         )
     return [trained[model.image_size] for model in context.models]
-
-
-def _identity(context: Context, result: Result, m: int, ids: list[str], judge: Judge | None) -> dict[str, Any] | None:
-    """What the measurements of a model depend on; None for one that is not on disk, whose weights have no name."""
-    model = result.provenance["models"][m]
-    if model["bundle_digest"] is None:
-        return None
-    wanted = ("seed", "sampler", "sampling_steps", "samples", "rows", "judge", "judge_pictures")
-    return {
-        "model": {key: model[key] for key in ("bundle_digest", "computes_in", "device")},
-        "arguments": {key: result.provenance["arguments"][key] for key in wanted},
-        "versions": result.provenance["versions"],
-        "classes": None if judge is None else [judge.n, *judge.classes],
-        "pictures": ids,
-    }
 
 
 def _pool(context: Context, model: RCDM, pool: Pictures) -> Pool:
@@ -348,4 +331,5 @@ PROBE = Probe(
         "rows": Option(int, 6, "pictures shown with their samples"),
     },
     run=run,
+    least={"count": MIN_PICTURES},
 )

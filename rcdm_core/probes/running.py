@@ -12,6 +12,7 @@ from rcdm_core import defaults
 from rcdm_core.atomic import make_folder
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Context, Result
+from rcdm_core.probes.drawing import forget
 from rcdm_core.progress import Reporter
 from rcdm_core.weights_given import weights_of_each
 
@@ -88,9 +89,15 @@ def run_probe(
         weights=weights,
         representations=[str(path) for path in files],
     )
-    result = probe.run(context)
+    return run_context(context)
+
+
+def run_context(context: Context) -> Result:
+    """Run the context's probe to its end. What was drawn on the way is then no longer kept."""
+    result = context.probe.run(context)
     result.complete = True
     result.save()
+    forget(context.out)
     return result
 
 

@@ -141,4 +141,5 @@ PROBE = Probe(
         "top": Option(float, 0.1, "variance at which the colour scale ends; pixels are in [0, 1]"),
     },
     run=run,
+    least={"samples": 2},
 )

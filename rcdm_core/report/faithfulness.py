@@ -10,6 +10,7 @@ import numpy as np
 
 from rcdm_core.report.grid import GridRow, draw_grid, strip
 from rcdm_core.report.html import cell_height, data_uri, number, write_page
+from rcdm_core.report.plot import plot_bars
 
 if TYPE_CHECKING:
     from rcdm_core.probes.base import Context, Result
@@ -43,7 +44,23 @@ def rank_text(record: dict[str, Any], name: str) -> str:
 def write_report(
     result: Result, context: Context, rows: Sequence[dict[str, np.ndarray]], records: Sequence[dict[str, Any]]
 ) -> Path:
-    """report.html: the answer, table 1b, samples, how it was computed."""
+    """report.html: the answer, table 1b, the histogram of ranks, samples, how it was computed."""
+    originals = {name: result.aggregates[name]["galleries"]["originals"] for name in context.names}
+    first = originals[context.names[0]]
+    series = {name: [one["share"] for one in entry["histogram"]] for name, entry in originals.items()}
+    for name, entry in originals.items():
+        if "other" in entry:
+            other = result.aggregates[name]["other"]["name"]
+            series[f"{other} in h of {name}"] = [one["share"] for one in entry["other_histogram"]]
+    svg = plot_bars(
+        result.add_file("ranks.png"),
+        [one["ranks"] for one in first["histogram"]],
+        series,
+        level=[one["chance"] for one in first["histogram"]],
+        level_label="chance",
+        x_label="rank of the own picture among the originals",
+        y_label="share of samples",
+    )
     pictures = [
         {
             "name": record["name"],
@@ -65,5 +82,6 @@ def write_report(
         pictures=pictures,
         cell=cell_height(1 + sum(row["samples"].shape[1] + 1 for row in rows) if pictures else 1),
         samples=context.params["samples"],
+        histogram=svg,
         number=number,
     )

@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +89,9 @@ def interval(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
 
 def write_page(path: Path, template: str, **values: Any) -> Path:
     """Fill a template of this package (see `templates/`) and write it. Raises RCDMError when it cannot be written."""
-    replace_text(path, _environment().get_template(template).render(**values))
+    html = _environment().get_template(template).render(**values)
+    # every picture can be reached by keyboard and enlarged, in any template: see page.js, and page.css without it
+    replace_text(path, re.sub(r"<img (?=src=)", '<img tabindex="0" ', html))
     return path
 
 

@@ -107,7 +107,7 @@ def differences(found: Sequence[Difference], what: str) -> list[Table]:
     ]
     if not rows:
         return []
-    note = "p: Wilcoxon's signed-rank test over the pictures, two-sided; corrected: Holm's, for the number of pairs."
+    note = "p: of the mean, by flipping signs of pictures, two-sided; corrected: Holm's, for the number of pairs."
     return [
         Table(f"Models against each other: {what}", ["", "difference", "p", "corrected", "pictures"], rows, note, 3)
     ]

@@ -80,6 +80,36 @@ def plot_dots(
     return _save(figure, path)
 
 
+def plot_bars(
+    path: Path,
+    kinds: Sequence[str],
+    series: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    level: Sequence[float],
+    level_label: str,
+    x_label: str,
+    y_label: str,
+) -> str:
+    """A bar with its interval for every kind and series, and a dashed line at each kind's `level`. Writes the PNG and
+    returns the SVG."""
+    figure, (axes,) = _axes(1, height=3.0)
+    width = 0.8 / len(series)
+    for s, (name, estimates) in enumerate(series.items()):
+        places = [k + (s - (len(series) - 1) / 2) * width for k in range(len(kinds))]
+        axes.bar(places, [e["value"] for e in estimates], width * 0.92, color=f"C{s}", label=name)
+        for x, estimate in zip(places, estimates, strict=True):
+            if estimate["low"] is not None:
+                axes.plot([x, x], [estimate["low"], estimate["high"]], "-", color=_INK, lw=1.1)
+    for k, value in enumerate(level):
+        axes.plot([k - 0.45, k + 0.45], [value, value], "--", color=_INK, lw=1, label=level_label if k == 0 else None)
+    axes.set_xticks(range(len(kinds)), kinds)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.legend(frameon=False, fontsize=8)
+    return _save(figure, path)
+
+
 def _axes(panels: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
     """A figure without a window, and its axes, at least as many as panels. height: inches of a row of them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,0 +1,179 @@
+"""What all probes together say of the models: what each encoder keeps and drops, how that is known, and how surely.
+
+The verdicts are those of the probe retention. The probe invariance is a second way to them, by other pictures and
+without its readout's pictures: where both speak of an attribute, they have to say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rcdm_core.probes.verdicts import listed
+from rcdm_core.probes.wording import said
+
+# what a verdict of either probe says about h; the others say nothing
+HELD = {"kept": True, "nonlinear": True, "generator": True, "dropped": False, "follows": True, "ignores": False}
+FIRM = ("kept", "nonlinear", "dropped", "generator")
+_LARGEST = 3  # differences between models that are told
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one attribute. retained: its entry in retention's result, or None. moved: transform -> entry of
+    invariance, where the transform is meant to move it. agree: of both, where both say anything."""
+
+    retained: Mapping[str, Any] | None
+    moved: Mapping[str, Mapping[str, Any]]
+    agree: bool | None
+
+
+@dataclass
+class Conclusion:
+    """answer: sentences. table: attribute -> model -> Cell."""
+
+    answer: list[str] = field(default_factory=list)
+    table: dict[str, dict[str, Cell]] = field(default_factory=dict)
+
+
+def conclude(names: Sequence[str], results: Mapping[str, Mapping[str, Any]], reasons: Mapping[str, str]) -> Conclusion:
+    """names: of the models. results: probe -> result.json. reasons: probe -> why there is none."""
+    retention, invariance = results.get("retention"), results.get("invariance")
+    table = _table(names, retention, invariance)
+    answer: list[str] = []
+    if retention is not None:
+        answer += retention["answer"]
+        answer += [_how_known(retention), _how_sure(names, table)]
+    else:
+        why = reasons.get("retention", "it was not asked for")
+        answer.append(f"What is kept and dropped was not measured, because the probe retention did not run: {why}")
+        answer += invariance["answer"] if invariance is not None else []
+    answer += _cross_check(names, table)
+    answer += _differences(retention)
+    answer += _generators(names, results)
+    return Conclusion(answer, table)
+
+
+def _table(
+    names: Sequence[str], retention: Mapping[str, Any] | None, invariance: Mapping[str, Any] | None
+) -> dict[str, dict[str, Cell]]:
+    from rcdm_core.probes.transforms import TRANSFORMS
+
+    attributes: list[str] = []
+    for name in names:
+        attributes += retention["aggregates"][name]["attributes"] if retention else []
+    moved: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in names}
+    for name in names if invariance else []:
+        assert invariance is not None
+        for transform, entry in invariance["aggregates"][name]["transforms"].items():
+            for attribute in TRANSFORMS[transform].targets:
+                response = entry["responses"][attribute]
+                if response["verdict"] not in ("not moved", "not measurable"):
+                    moved[name].setdefault(attribute, {})[transform] = response
+                    attributes.append(attribute)
+    table: dict[str, dict[str, Cell]] = {}
+    for attribute in dict.fromkeys(attributes):
+        table[attribute] = {}
+        for name in names:
+            retained = retention["aggregates"][name]["attributes"].get(attribute) if retention else None
+            of_model = moved[name].get(attribute, {})
+            table[attribute][name] = Cell(retained, of_model, _agree(retained, of_model))
+    return table
+
+
+def _agree(retained: Mapping[str, Any] | None, moved: Mapping[str, Mapping[str, Any]]) -> bool | None:
+    """Whether both say the same about h, where both say anything."""
+    held = HELD.get(retained["verdict"]) if retained else None
+    others = {HELD[one["verdict"]] for one in moved.values() if one["verdict"] in HELD}
+    return None if held is None or not others else others == {held}
+
+
+def _how_known(retention: Mapping[str, Any]) -> str:
+    arguments, count = retention["arguments"], len(retention["images"])
+    return (
+        f"How that is known: by two witnesses over {count} held-out pictures: {arguments['samples']} samples drawn "
+        "from the h of each, and a readout of h itself. Kept is what both have, dropped what neither has although the "
+        "samples vary as pictures do and use h; where only the readout has it, the generator is the limit."
+    )
+
+
+def _how_sure(names: Sequence[str], table: Mapping[str, Mapping[str, Cell]]) -> str:
+    codes = [cell.retained["verdict"] for row in table.values() for cell in row.values() if cell.retained]
+    firm = sum(code in FIRM for code in codes)
+    no_interval = sum(
+        1
+        for row in table.values()
+        for cell in row.values()
+        if cell.retained and cell.retained["decodable"] and cell.retained["decodable"]["low"] is None
+    )
+    parts = [f"{firm} of {len(codes)} verdicts rest on 95% intervals that are clear of the thresholds"]
+    for code, words in (("cannot tell", "stay open"), ("not measurable", "could not be measured in these pictures")):
+        if code in codes:
+            parts.append(f"{codes.count(code)} {words}")
+    if no_interval:
+        parts.append(f"{no_interval} have too few pictures for an interval")
+    return f"How sure that is: {'; '.join(parts)}."
+
+
+def _cross_check(names: Sequence[str], table: Mapping[str, Mapping[str, Cell]]) -> list[str]:
+    """Whether invariance, which moves the attribute in the picture, comes to the same."""
+    found = [(name, attribute, cell) for attribute, row in table.items() for name, cell in row.items()]
+    both = [one for one in found if one[2].agree is not None]
+    if not both:
+        return []
+    against = [one for one in both if not one[2].agree]
+    text = f"The probe invariance, which changes the pictures instead, comes to the same in {len(both) - len(against)} "
+    text += f"of the {len(both)} verdicts that both give"
+    if not against:
+        return [f"{text}."]
+    told = []
+    for name, attribute, cell in against:
+        other = next(k for k, one in cell.moved.items() if HELD.get(one["verdict"]) != _held(cell))
+        told.append(f"{attribute} of {name} ({cell.moved[other]['verdict']} by {other}, {_code(cell)} by retention)")
+    return [f"{text}; take with care: {listed(told)}."]
+
+
+def _held(cell: Cell) -> bool | None:
+    return HELD.get(_code(cell))
+
+
+def _code(cell: Cell) -> str:
+    return str(cell.retained["verdict"]) if cell.retained else ""
+
+
+def _differences(retention: Mapping[str, Any] | None) -> list[str]:
+    """What differs between the models beyond chance, the largest first."""
+    compared = retention["aggregates"].get("comparisons", []) if retention is not None else []
+    if not compared:
+        return []
+    beyond = [one for one in compared if one["p_holm"] is not None and one["p_holm"] < 0.05]
+    beyond = [one for one in beyond if one["difference"]["value"] is not None]
+    text = f"Between the models {len(beyond)} of {len(compared)} differences are beyond chance"
+    if not beyond:
+        return [f"{text}."]
+    beyond.sort(key=lambda one: -abs(one["difference"]["value"]))
+    told = [
+        f"{one['attribute']} ({one['retention']}, {one['first']} less {one['second']}: {said(one['difference'])})"
+        for one in beyond[:_LARGEST]
+    ]
+    return [f"{text}, the largest in {listed(told)}."]
+
+
+def _generators(names: Sequence[str], results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """How far the generators can be trusted: how much of h comes back, and how well pictures are found again."""
+    heard, found = [], []
+    for name in names:
+        again = results["retention"]["aggregates"][name]["h_in_samples"] if "retention" in results else None
+        if again and again["value"] is not None:
+            heard.append(f"{name} {said(again)}")
+        if "faithfulness" in results:
+            ranked = results["faithfulness"]["aggregates"][name]["galleries"]["originals"]
+            first, ceiling = ranked["samples"]["top1"]["value"], ranked["ceiling"]["top1"]["value"]
+            found.append(f"{name} {first:.0%} (real pictures at their size {ceiling:.0%})")
+    parts = []
+    if heard:
+        parts.append(f"of h itself comes back in the h of a sample: {', '.join(heard)}")
+    if found:
+        parts.append(f"samples that find their own picture first: {', '.join(found)}")
+    return [f"How far the generators can be trusted: {'; '.join(parts)}."] if parts else []

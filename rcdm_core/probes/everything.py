@@ -1,0 +1,196 @@
+"""Every probe that can run on these models and pictures, each in a folder of its own, and one page of all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rcdm_core.errors import RCDMError, first_line
+from rcdm_core.probes.base import Context, Probe, Result, describe_model
+from rcdm_core.probes.conclusion import conclude
+from rcdm_core.probes.opening import check_least, data_of
+from rcdm_core.probes.pictures import Pictures, choose
+from rcdm_core.provider import Option
+from rcdm_core.versions import versions
+
+logger = logging.getLogger(__name__)
+
+NAME = "all"
+FIRST = ("retention", "invariance")  # what the answer rests on; the others follow by name
+DONE, LEFT_OUT, FAILED = "done", "left out", "failed"
+LIMITS = ("count", "samples")  # parameters that can be limited for all probes that have them
+
+
+def run(context: Context) -> Result:
+    """Run every probe that can, and write the page of all; those of an earlier run with the same settings stay.
+
+    A probe that cannot run on these models and pictures is listed with its reason, one that fails with its error.
+
+    Raises RCDMError for an unknown name in `only` or `skip`.
+    """
+    from rcdm_core.report.everything import write_report
+
+    check_least(context.params, count=0, samples=0)
+    probes = chosen(context.params["only"], context.params["skip"])
+    context = dataclasses.replace(context, data=data_of(context))  # opened once
+    before = _before(context.out)
+    result = context.begin(Pictures([]), context.data, pictures_given=len(context.images))
+    entries: dict[str, dict[str, Any]] = result.aggregates.setdefault("probes", {})
+    entries.update({name: entry for name, entry in before.items() if name in probes and entry["status"] == DONE})
+    settings = _settings(context)
+    found: dict[str, dict[str, Any]] = {}
+    for number, probe in enumerate(probes.values(), 1):
+        params = limited(probe, context.params)
+        key = None if settings is None else _digest({"probe": probe.name, "params": params, **settings})
+        out = context.out / probe.name
+        where = f"{number} of {len(probes)}, {probe.name}"
+        entry = entries.get(probe.name)
+        if entry is not None and key is not None and entry["key"] == key and _whole(out, entry):
+            context.progress.log(f"{where}: done before.")
+        else:
+            context.progress.log(f"{where}: {probe.summary[:1].lower()}{probe.summary[1:]}")
+            entries[probe.name] = entry = {
+                "key": key,
+                **_run_one(dataclasses.replace(context, probe=probe, out=out, params=params)),
+            }
+            if entry["status"] != DONE:
+                context.progress.log(f"{probe.name} {says(entry)}")
+            result.save()  # what is done stays, whatever happens to the next one
+        if entry["status"] == DONE:
+            found[probe.name] = json.loads((out / "result.json").read_text())
+        elif entry["status"] == FAILED:
+            result.failures.append(f"{probe.name} failed: {entry['reason']}")
+    result.aggregates["probes"] = {name: entries[name] for name in probes}
+    reasons = {name: entry["reason"] for name, entry in entries.items() if entry["status"] != DONE}
+    conclusion = conclude(context.names, found, reasons)
+    result.answer = conclusion.answer
+    result.notes += [f"{name} {says(entry)}" for name, entry in entries.items() if entry["status"] != DONE]
+    write_report(result, context, probes, found, conclusion)
+    return result
+
+
+def says(entry: Mapping[str, Any]) -> str:
+    """Why there is no result, to be put after the probe's name."""
+    return f"{'is left out' if entry['status'] == LEFT_OUT else 'failed'}: {entry['reason']}"
+
+
+def chosen(only: str, skip: str) -> dict[str, Probe]:
+    """The probes by name in the order in which they run: those of `only` (empty: all) without those of `skip`.
+
+    Raises RCDMError for a name that no probe has (the nearest is named), or where none is left.
+    """
+    from rcdm_core import registry
+
+    known = {name: probe for name, probe in registry.probes().items() if name != NAME}
+    wanted, unwanted = ([name.strip() for name in text.split(",") if name.strip()] for text in (only, skip))
+    for name in (*wanted, *unwanted):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"the nearest is {near[0]}" if near else f"there are {', '.join(known)}"
+            raise RCDMError(f"There is no probe {name!r}; {hint}.")
+    order = [*(name for name in FIRST if name in known), *(name for name in known if name not in FIRST)]
+    names = [name for name in order if (not wanted or name in wanted) and name not in unwanted]
+    if not names:
+        raise RCDMError("Nothing is left to run; name other probes with --only, or fewer with --skip.")
+    return {name: known[name] for name in names}
+
+
+def limited(probe: Probe, limits: Mapping[str, Any]) -> dict[str, Any]:
+    """The probe's parameters: its own values, with those of LIMITS lowered where a limit is given (0: none)."""
+    params = probe.complete({})
+    for name in LIMITS:
+        if limits[name] and name in params and probe.parameters[name].type is int:
+            params[name] = max(probe.least.get(name, 1), min(params[name], limits[name]))
+    return params
+
+
+def _run_one(context: Context) -> dict[str, Any]:
+    """Run one probe: its entry, with the reason where there is no result."""
+    from rcdm_core.atomic import make_folder
+    from rcdm_core.probes.running import run_context
+
+    began = time.monotonic()
+    entry: dict[str, Any] = {"status": DONE, "reason": None}
+    try:
+        make_folder(context.out)
+        run_context(context)
+        entry["result"] = _digest_of(context.out)
+    except RCDMError as error:
+        entry |= {"status": LEFT_OUT, "reason": str(error)}
+    except Exception as error:
+        logger.info("The probe %s failed.", context.probe.name, exc_info=True)
+        entry |= {"status": FAILED, "reason": first_line(error)}
+    finally:
+        context.progress.finish()
+    return {**entry, "seconds": round(time.monotonic() - began, 3)}
+
+
+def _settings(context: Context) -> dict[str, Any] | None:
+    """All that every probe's result depends on, but its own parameters; None for models that are not on disk."""
+    models = [describe_model("", model, context.precision) for model in context.models]
+    if any(model["bundle_digest"] is None for model in models):
+        return None
+    data = context.data
+    given = choose(context.images, None, context.models, count=0) if context.images else []
+    return {
+        "models": [
+            {key: model[key] for key in ("bundle_digest", "device", "computes_in", "provider")} for model in models
+        ],
+        "names": list(context.names),
+        "data": None
+        if data is None
+        else [data.describe()["fingerprint"], _digest([*zip(data.ids, data.labels or [], strict=False)])],
+        "label_names": data.label_names if data is not None else [],
+        "images": [picture.id for picture in given],
+        "sampling": [context.seed, context.sampler, context.steps],
+        "representations": list(context.representations),
+        "versions": versions(),
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digest_of(out: Path) -> str:
+    return hashlib.sha256((out / "result.json").read_bytes()).hexdigest()
+
+
+def _before(out: Path) -> dict[str, dict[str, Any]]:
+    """The entries that an earlier run left; none where there is none, or another file of that name."""
+    try:
+        return dict(json.loads((out / "result.json").read_text())["aggregates"]["probes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _whole(out: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether what the entry speaks of is still there: the same result, and all of its files."""
+    try:
+        if _digest_of(out) != entry.get("result"):
+            return False
+        files: Sequence[str] = json.loads((out / "result.json").read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return all((out / name).is_file() for name in files)
+
+
+PROBE = Probe(
+    name=NAME,
+    summary="Every probe that can run, and one page of what they say: also rcdm probe --all",
+    figure="all of them",
+    parameters={
+        "only": Option(str, "", "names of probes, with commas between them, and no others"),
+        "skip": Option(str, "", "names of probes to leave out"),
+        "count": Option(int, 0, "pictures in each probe at most; 0: as many as each takes by itself"),
+        "samples": Option(int, 0, "samples of each picture at most; 0: as many as each probe takes by itself"),
+    },
+    run=run,
+)

@@ -1,0 +1,91 @@
+"""A probe that was stopped goes on where it was, draws nothing twice, and ends on the same bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exact_rcdm import ExactRCDM
+
+import rcdm_core
+from rcdm_core.data.shapes import Shapes
+from rcdm_core.probes import base, drawing
+
+DATA = Shapes(120, seed=7)
+# name: (parameters, calls of the model's sample)
+PROBES: dict[str, tuple[dict[str, Any], int]] = {
+    "samples": ({"count": 10, "samples": 32, "pool": 20}, 5),
+    "variance": ({"count": 6, "samples": 32, "pool": 20}, 3),
+    "retention": ({"count": 70, "samples": 2, "pool": 0, "judge": "none", "rows": 1}, 3),
+    "faithfulness": ({"count": 70, "samples": 2, "rows": 2}, 4),
+    "invariance": ({"count": 3, "samples": 2, "pool": 0, "transform": "grayscale"}, 3),
+    "interpolation": ({"count": 2, "samples": 2, "points": 3}, 4),
+}
+
+
+class Counting:
+    """Counts what the model samples, and stops the run at one of the times."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.calls, self.stop_at = 0, stop_at
+
+    def __call__(self) -> None:
+        self.calls += 1
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def _on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_bundle_digest", lambda folder: "digest" if folder is not None else None)
+
+
+def run(name: str, out: Path, counting: Counting, **changes: Any) -> dict[str, bytes]:
+    """The files of a run, without what names the time and the folder."""
+    model = ExactRCDM("shapes-no-color")
+    model.path, model.before_sampling = out.parent, counting
+    rcdm_core.run_probe(name, models=[model], data=DATA, out=out, **{**PROBES[name][0], **changes})
+    found = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"}
+    result = json.loads(found["result.json"])
+    found["result.json"] = json.dumps({k: v for k, v in result.items() if k not in ("started", "command")}).encode()
+    return found
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_stopped_run_goes_on_and_ends_on_the_same_bytes(name: str, tmp_path: Path) -> None:
+    calls = PROBES[name][1]
+    whole = Counting()
+    expected = run(name, tmp_path / "whole", whole)
+    assert whole.calls == calls
+    with pytest.raises(KeyboardInterrupt):
+        run(name, tmp_path / "out", Counting(stop_at=calls - 1))
+    kept = list((tmp_path / "out" / drawing.FOLDER).iterdir())
+    assert len(kept) == calls - 2
+    rest = Counting()
+    assert run(name, tmp_path / "out", rest) == expected
+    assert rest.calls == 2
+    assert not (tmp_path / "out" / drawing.FOLDER).exists()
+
+
+def test_other_settings_and_broken_files_are_drawn_anew(tmp_path: Path) -> None:
+    name, out = "samples", tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(name, out, Counting(stop_at=4))
+    for changes in ({"seed": 1}, {"steps": 3}, {"sampler": "ddim"}, {"samples": 33}):
+        with pytest.raises(KeyboardInterrupt):
+            run(name, out, Counting(stop_at=1), **changes)
+    broken, *_ = (out / drawing.FOLDER).iterdir()
+    broken.write_bytes(b"PK broken")
+    rest = Counting()
+    assert run(name, out, rest) == run(name, tmp_path / "whole", Counting())
+    assert rest.calls == 3  # two that were missing, and the broken one
+
+
+def test_of_a_model_in_memory_nothing_is_kept(tmp_path: Path) -> None:
+    model = ExactRCDM("shapes-no-color")
+    model.before_sampling = Counting(stop_at=3)
+    with pytest.raises(KeyboardInterrupt):
+        rcdm_core.run_probe("samples", models=[model], data=DATA, out=tmp_path, **PROBES["samples"][0])
+    assert not (tmp_path / drawing.FOLDER).exists()

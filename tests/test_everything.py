@@ -1,0 +1,180 @@
+"""Every probe that can run, and one page: what is left out and why, going on, and what all of them together say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exact_rcdm import ExactRCDM
+
+import rcdm_core
+from rcdm_core import registry
+from rcdm_core.data.shapes import Shapes
+from rcdm_core.errors import RCDMError
+from rcdm_core.probes import PROBES, base
+from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.conclusion import conclude
+from rcdm_core.probes.everything import chosen, limited
+
+DATA = Shapes(90, seed=7)
+SMALL = {"only": "retention,variance,neighbours,broken", "count": 24, "samples": 2}
+
+
+def broken(context: Context) -> Result:
+    raise ZeroDivisionError("nobody expected this")
+
+
+@pytest.fixture(autouse=True)
+def _one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe of a plugin that fails, and models whose weights have a name."""
+    more = Probe("broken", "Whether the others go on", "no figure", {}, broken)
+    monkeypatch.setattr(registry, "probes", lambda: dict(sorted({**PROBES, "broken": more}.items())))
+    monkeypatch.setattr(base, "_bundle_digest", lambda folder: "digest" if folder is not None else None)
+
+
+def run(out: Path, **changes: Any) -> tuple[Result, int]:
+    """The result, and how often a model was asked for samples."""
+    asked: list[int] = []
+    models = [ExactRCDM("shapes-all"), ExactRCDM("shapes-no-position")]
+    for model in models:
+        model.path, model.before_sampling = out.parent, lambda: asked.append(1)
+    arguments = {"models": models, "data": DATA, "out": out, **SMALL, **changes}
+    return rcdm_core.run_probe("all", **arguments), len(asked)
+
+
+def test_what_can_run_runs_and_the_rest_has_a_reason(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result, asked = run(out)
+    entries = result.aggregates["probes"]
+    assert list(entries) == ["retention", "broken", "neighbours", "variance"]
+    assert {name: entry["status"] for name, entry in entries.items()} == {
+        "retention": "done",
+        "broken": "failed",
+        "neighbours": "left out",
+        "variance": "done",
+    }
+    assert "give their folder with --data" in entries["neighbours"]["reason"]
+    assert result.failures == ["broken failed: ZeroDivisionError: nobody expected this"]
+    retention = json.loads((out / "retention" / "result.json").read_text())
+    assert retention["arguments"]["count"] == 24 and retention["arguments"]["samples"] == 2
+    assert result.answer[:2] == retention["answer"] and result.answer[1].endswith("sharpness and class.")
+    assert "drops position" in result.answer[1] or "position" in result.answer[1]
+    assert any(sentence.startswith("How that is known") for sentence in result.answer)
+    assert any(sentence.startswith("How sure that is") for sentence in result.answer)
+
+    # what is done is not done again, and of another seed nothing is
+    again, asked_again = run(out)
+    assert asked > 0 and asked_again == 0 and again.answer == result.answer
+    assert {n: e["seconds"] for n, e in again.aggregates["probes"].items() if e["status"] == "done"} == {
+        n: e["seconds"] for n, e in entries.items() if e["status"] == "done"
+    }
+    variance = asked - run(tmp_path / "one", only="retention")[1]
+    assert run(out, only="variance", seed=1)[1] == variance > 0
+    assert run(out, only="variance", seed=1)[1] == 0
+    (out / "variance" / "variance-001.png").unlink()
+    assert run(out, only="variance", seed=1)[1] == variance
+
+    page = (out / "report.html").read_text()
+    places = [page.index(words) for words in ('aria-label="The answer"', "The experiments", 'id="variance"', "How to")]
+    assert places == sorted(places)
+
+
+def test_the_page_is_one_file_with_a_section_a_probe(tmp_path: Path) -> None:
+    run(tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    answer, verdicts, retention, variance = (
+        page.index(words) for words in ("keeps", "<h2>Verdicts", 'id="retention"', 'id="variance"')
+    )
+    assert answer < verdicts < retention < variance
+    assert len(page) < 2 << 20 and page.count("<h1>") == 1 and page.count("<script>") == 1
+    for words in (
+        "<h3>How it was computed",
+        "<h3>What this cannot tell",
+        "rcdm probe retention",
+        "rcdm probe variance",
+    ):
+        assert words in page[retention:]
+    assert "rcdm probe all" in page and "nobody expected this" in page
+    links = set(re.findall(r'(?:href|src)="([^"]{0,40})', page))
+    inside = {link for link in links if not link.startswith(("data:image/", "#"))}
+    assert inside == {"retention/report.html", "variance/report.html"}
+    for anchor in (link[1:] for link in links if link.startswith("#")):
+        assert f'id="{anchor}"' in page
+
+
+def test_pages_that_are_not_of_this_kind_are_shown_by_their_figures(tmp_path: Path) -> None:
+    from rcdm_core.report.everything import figures, section
+
+    (tmp_path / "report.html").write_text("<p>a plugin's own page</p>")
+    (tmp_path / "a.png").write_bytes(b"png")
+    assert section(tmp_path) is None and section(tmp_path / "nowhere") is None
+    assert figures(tmp_path, ["a.png", "report.html", "missing.png"]) == ["data:image/png;base64,cG5n"]
+    (tmp_path / "report.html").write_text(
+        '<main><!--section--><h1>x</h1><details class="more"><b>rows</b></details><!--/section--></main>'
+    )
+    text = section(tmp_path)
+    assert text is not None and text.startswith("<h2>x</h2>") and "rows</b>" not in text
+
+
+def test_which_probes_and_how_large() -> None:
+    assert list(chosen("", ""))[:2] == ["retention", "invariance"] and "all" not in chosen("", "")
+    assert set(chosen("", "")) == {*PROBES, "broken"} - {"all"}
+    assert list(chosen("variance, samples", "variance")) == ["samples"]
+    with pytest.raises(RCDMError, match="the nearest is variance"):
+        chosen("varianze", "")
+    with pytest.raises(RCDMError, match="Nothing is left"):
+        chosen("variance", "variance")
+    assert limited(PROBES["retention"], {"count": 4, "samples": 9})["count"] == 20
+    assert limited(PROBES["retention"], {"count": 0, "samples": 0}) == PROBES["retention"].complete({})
+    assert limited(PROBES["samples"], {"count": 4, "samples": 900})["samples"] == 8  # never more than its own
+    assert limited(PROBES["variance"], {"count": 4, "samples": 1})["samples"] == 2
+    with pytest.raises(TypeError, match="least"):
+        dataclasses.replace(PROBES["variance"], least={"other": 2})
+
+
+def estimate(value: float) -> dict[str, Any]:
+    return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 30, "level": 0.95}
+
+
+def told(verdict: str) -> dict[str, Any]:
+    return {"verdict": verdict, "why": "", "rendered": estimate(0.9), "decodable": estimate(0.9)}
+
+
+def test_the_conclusion_tells_where_two_probes_disagree() -> None:
+    comparison = {"attribute": "size", "retention": "rendered", "first": "a", "second": "b"}
+    retention = {
+        "answer": ["a keeps size.", "b keeps nothing."],
+        "arguments": {"samples": 4},
+        "images": [{}] * 30,
+        "aggregates": {
+            "a": {"attributes": {"size": told("kept"), "position": told("kept")}, "h_in_samples": estimate(0.8)},
+            "b": {"attributes": {"size": told("cannot tell"), "position": told("dropped")}, "h_in_samples": None},
+            "comparisons": [
+                {**comparison, "difference": estimate(0.2), "p_holm": 0.2},
+                {**comparison, "difference": estimate(0.6), "p_holm": 0.01},
+            ],
+        },
+    }
+    response = {"zoom-in": {"responses": {"size": {"verdict": "follows", "rendered": estimate(1)}}}}
+    shift = {"vertical-shift": {"responses": {"position": {"verdict": "ignores", "rendered": estimate(0)}}}}
+    invariance = {
+        "answer": ["by invariance"],
+        "aggregates": {name: {"transforms": {**response, **shift}} for name in ("a", "b")},
+    }
+    found = conclude(["a", "b"], {"retention": retention, "invariance": invariance}, {})
+    cells = {(attribute, name): cell.agree for attribute, row in found.table.items() for name, cell in row.items()}
+    assert cells == {("size", "a"): True, ("size", "b"): None, ("position", "a"): False, ("position", "b"): True}
+    text = "\n".join(found.answer)
+    assert text.startswith("a keeps size.\nb keeps nothing.")
+    assert "3 of 4 verdicts rest on" in text and "1 stay open" in text
+    assert "the same in 2 of the 3 verdicts" in text
+    assert "position of a (ignores by vertical-shift, kept by retention)" in text
+    assert "1 of 2 differences are beyond chance" in text and "0.60 [0.50, 0.70]" in text
+    assert "comes back in the h of a sample: a 0.80" in text
+    without = conclude(["a", "b"], {"invariance": invariance}, {"retention": "there are too few pictures."})
+    assert "there are too few pictures." in without.answer[0] and without.answer[1] == "by invariance"
+    assert conclude(["a"], {}, {}).table == {}
