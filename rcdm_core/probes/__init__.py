@@ -13,6 +13,7 @@ from rcdm_core.probes.neighbours import PROBE as NEIGHBOURS
 from rcdm_core.probes.retention import PROBE as RETENTION
 from rcdm_core.probes.running import run_probe
 from rcdm_core.probes.samples import PROBE as SAMPLES
+from rcdm_core.probes.unconditional import PROBE as UNCONDITIONAL
 from rcdm_core.probes.variance import PROBE as VARIANCE
 
 PROBES: dict[str, Probe] = {
@@ -27,6 +28,7 @@ PROBES: dict[str, Probe] = {
         NEIGHBOURS,
         RETENTION,
         SAMPLES,
+        UNCONDITIONAL,
         VARIANCE,
     )
 }
