@@ -10,6 +10,7 @@ from rcdm_core.probes.faithfulness import PROBE as FAITHFULNESS
 from rcdm_core.probes.interpolation import PROBE as INTERPOLATION
 from rcdm_core.probes.invariance import PROBE as INVARIANCE
 from rcdm_core.probes.neighbours import PROBE as NEIGHBOURS
+from rcdm_core.probes.quality import PROBE as QUALITY
 from rcdm_core.probes.retention import PROBE as RETENTION
 from rcdm_core.probes.running import run_probe
 from rcdm_core.probes.samples import PROBE as SAMPLES
@@ -26,6 +27,7 @@ PROBES: dict[str, Probe] = {
         INTERPOLATION,
         INVARIANCE,
         NEIGHBOURS,
+        QUALITY,
         RETENTION,
         SAMPLES,
         UNCONDITIONAL,
