@@ -94,8 +94,8 @@ def _halves(context: Context, data: ImageSource | None) -> tuple[Pictures, Pictu
     half = len(found) // 2
     if half < 2:
         raise RCDMError(
-            f"{'One held-out picture is' if len(found) == 1 else f'{len(found)} held-out pictures are'} too few for two "
-            "sets of them (4 are needed); give more with --data."
+            f"{len(found)} held-out picture{' is' if len(found) == 1 else 's are'} too few for two sets of them (4 are "
+            "needed); give more with --data."
         )
     return Pictures(found[:half], found.notes), Pictures(found[half : 2 * half])
 
@@ -104,8 +104,8 @@ def _notes(context: Context, n: int, inception: bool) -> list[str]:
     notes = few(n)
     if n < MANY:
         notes.append(
-            f"With {n} pictures a set, Fréchet distances and FID are too large by an amount that depends on that number "
-            "(and the inception score too small): compare them with those of the real pictures beside them and with "
+            f"With {n} pictures a set, Fréchet distances and FID are too large by an amount that depends on that "
+            "number (and the inception score too small): compare them with those of the real pictures beside them and with "
             "runs of the same number, not with published ones."
         )
     if not inception and context.params["inception"] == fidelity.AUTO:
