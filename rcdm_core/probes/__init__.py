@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rcdm_core.probes.arithmetic import PROBE as ARITHMETIC
 from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.baselines import PROBE as BASELINES
 from rcdm_core.probes.class_mean import PROBE as CLASS_MEAN
 from rcdm_core.probes.distances import PROBE as DISTANCES
 from rcdm_core.probes.faithfulness import PROBE as FAITHFULNESS
@@ -14,6 +15,7 @@ from rcdm_core.probes.quality import PROBE as QUALITY
 from rcdm_core.probes.retention import PROBE as RETENTION
 from rcdm_core.probes.running import run_probe
 from rcdm_core.probes.samples import PROBE as SAMPLES
+from rcdm_core.probes.training import PROBE as TRAINING
 from rcdm_core.probes.unconditional import PROBE as UNCONDITIONAL
 from rcdm_core.probes.variance import PROBE as VARIANCE
 
@@ -21,6 +23,7 @@ PROBES: dict[str, Probe] = {
     probe.name: probe
     for probe in (
         ARITHMETIC,
+        BASELINES,
         CLASS_MEAN,
         DISTANCES,
         FAITHFULNESS,
@@ -30,6 +33,7 @@ PROBES: dict[str, Probe] = {
         QUALITY,
         RETENTION,
         SAMPLES,
+        TRAINING,
         UNCONDITIONAL,
         VARIANCE,
     )

@@ -105,8 +105,8 @@ def _notes(context: Context, n: int, inception: bool) -> list[str]:
     if n < MANY:
         notes.append(
             f"With {n} pictures a set, Fréchet distances and FID are too large by an amount that depends on that "
-            "number (and the inception score too small): compare them with those of the real pictures beside them and with "
-            "runs of the same number, not with published ones."
+            "number (and the inception score too small): compare them with those of the real pictures beside them and "
+            "with runs of the same number, not with published ones."
         )
     if not inception and context.params["inception"] == fidelity.AUTO:
         notes.append(
