@@ -234,7 +234,7 @@ def _checked_h(encoder: Encoder, provider: Provider, dim: int | None) -> Tensor:
 
 def _check_alone(encoder: nn.Module, provider: Provider, h: Tensor) -> None:
     """Raise RCDMError unless the first test picture has the h alone that it has among the others, and has it again."""
-    image = fingerprint_images(cast(int, encoder.image_size))[:1].to(_device_of(encoder))
+    image = fingerprint_images(cast(int, encoder.image_size))[:1].to(device_of(encoder))
     with torch.no_grad(), full_precision(image.device.type):
         alone = cast(Tensor, encoder(image))
     if h.numel() and relative_change(h, torch.cat([alone.to(h.device), h[1:]])) > 10 * TOLERANCE:
@@ -246,7 +246,7 @@ def _check_alone(encoder: nn.Module, provider: Provider, h: Tensor) -> None:
 
 def _test_h(encoder: nn.Module) -> Tensor:
     """Raw h of the test pictures on the encoder's own device, in full float32."""
-    images = fingerprint_images(cast(int, encoder.image_size)).to(_device_of(encoder))
+    images = fingerprint_images(cast(int, encoder.image_size)).to(device_of(encoder))
     with torch.no_grad(), full_precision(images.device.type):
         return cast(Tensor, encoder(images))
 
@@ -266,7 +266,8 @@ def full_precision(device_type: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _device_of(module: nn.Module) -> torch.device:
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's weights are; without any, the CPU."""
     for tensors in (module.parameters(), module.buffers()):
         for tensor in tensors:
             return tensor.device

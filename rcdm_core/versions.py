@@ -7,7 +7,7 @@ from importlib import metadata
 
 import rcdm_core
 
-PACKAGES = ("torch", "numpy", "pillow", "safetensors", "timm", "torchvision")
+PACKAGES = ("torch", "numpy", "pillow", "safetensors", "timm", "torchvision", "torch-fidelity")
 
 
 def versions() -> dict[str, str]:

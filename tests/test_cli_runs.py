@@ -207,12 +207,18 @@ def test_bad_arguments_of_a_probe(trained: Path, tmp_path: Path) -> None:
     assert "invariance" in error_of("probe", "invarianz")
 
 
-def test_evaluate_is_the_faithfulness_of_a_model(trained: Path, tmp_path: Path) -> None:
+def test_evaluate_is_the_faithfulness_and_the_quality_of_a_model(trained: Path, tmp_path: Path) -> None:
     run = ("evaluate", "--model", trained / "runs" / "first", "--sampling-steps", "1", "--out", tmp_path, "--json")
     result = rcdm(*run)
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "result.json").read_text())
     assert found["probe"] == "faithfulness" and found["complete"]
+    good = json.loads((tmp_path / "quality" / "result.json").read_text())
+    assert good["probe"] == "quality" and good["complete"] and good["aggregates"]["first"]["relative"]["samples"]
+    assert json.loads(result.stdout) == {**found, "quality": good}
+    text = rcdm(*run[:-1], "--inception", "no").output
+    assert "at rank" in text and "Fréchet distance" in text and str(tmp_path / "quality" / "report.html") in text
+    assert "weights are not at hand" not in text and "missing.pth" in error_of(*run[:-1], "--inception", "missing.pth")
 
 
 def test_probe_all_runs_what_can_run_and_goes_on(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,30 @@ from rcdm_cli.probe import run_probe, show
 @models_option
 @data_option
 @out_option("Folder of the results. [default: out/evaluate]")
+@click.option(
+    "--inception",
+    metavar="FILE",
+    help="Inception's weights for FID, IS, KID, precision and recall: a file or URL, auto (if at hand), download or "
+    "no. [default: auto]",
+)
 @sampling_options
 @json_option
 @moved_encoders_options
 @representations_option
 @compute_options
-def command(out: Path | None, as_json: bool, **arguments: Any) -> None:
-    """Measure how faithful a model is to its representation.
+def command(out: Path | None, inception: str | None, as_json: bool, **arguments: Any) -> None:
+    """Measure how faithful a model is to its representation, and how good its samples are.
 
-    The probe faithfulness (table 1b) over a folder; without --data, over the pictures held out in training.
+    The probes faithfulness (table 1b), into the folder of the results, and quality (table 1a), into its subfolder
+    quality, over a folder of pictures; without --data, over those held out in training.
     """
+    folder = out or Path("out") / "evaluate"
     with only_json(as_json):
-        result = run_probe("faithfulness", out=out or Path("out") / "evaluate", **arguments)
-    show(result, as_json)
+        faithful = run_probe("faithfulness", out=folder, **arguments)
+        if not as_json:
+            show(faithful, as_json)
+        good = run_probe("quality", out=folder / "quality", inception=inception, **arguments)
+    if as_json:
+        click.echo(json.dumps({**faithful.to_json(), "quality": good.to_json()}, indent=2))
+    else:
+        show(good, as_json)

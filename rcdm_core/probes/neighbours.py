@@ -81,14 +81,14 @@ def run(context: Context) -> Result:
     rows: list[list[GridRow]] = []
     for name, model, training in zip(context.names, context.models, galleries, strict=True):
         drawn = _sample(context, name, model, pictures)
-        found, seen = _search(context, name, model, drawn, pool, training)
+        found, seen = search(context, name, model, drawn, pool, training)
         usual = {space: found[space, "held out"] for space in SPACES}
         flags = {space: judge(found[space, "samples"], usual[space]) for space in SPACES}
-        entry = _aggregate(found, flags, len(pictures), len(pool), len(seen))
+        entry = shares(found, flags, len(pictures), len(pool), len(seen))
         result.aggregates[name] = entry
         result.answer.append(answer(name, entry))
-        _describe(records, name, found, flags, seen, params["samples"], params["shown"])
-        fresh = _rows(context, model, pictures, drawn, found, flags, seen)
+        describe(records, name, found, flags, seen, params["samples"], params["shown"])
+        fresh = rows_of(context, model, pictures, drawn, found, flags, seen)
         if fresh:
             number = len(rows) + 1
             file = result.add_file(f"neighbours-{number:03d}.png")
@@ -126,7 +126,7 @@ def _sample(context: Context, name: str, model: RCDM, pictures: Pictures) -> Dra
     return Drawn(np.concatenate([part.samples for part in parts]), np.concatenate([part.h for part in parts]))
 
 
-def _search(
+def search(
     context: Context, name: str, model: RCDM, drawn: Drawn, pool: Pictures, training: Pictures
 ) -> tuple[dict[tuple[str, str], Found], list[Picture]]:
     """The nearest training pictures of samples and of held-out pictures, in both spaces, in one pass over the training.
@@ -193,17 +193,17 @@ def judge(samples: Found, held_out: Found) -> dict[str, np.ndarray]:
     return {"near": near, "copy": near & below(samples.ratio, held_out.ratio)}
 
 
-def _aggregate(
+def shares(
     found: dict[tuple[str, str], Found], flags: dict[str, dict[str, np.ndarray]], images: int, pool: int, searched: int
 ) -> dict[str, Any]:
     """For each space the shares of near samples and of copies, and the median distances."""
     entry: dict[str, Any] = {"pool": pool, "searched": searched, "usual": USUAL, "spaces": {}}
     for space in SPACES:
-        shares = {key: flag.reshape(images, -1).mean(axis=1).sum() for key, flag in flags[space].items()}
-        copies = wilson(float(shares["copy"]), images)
+        of_images = {key: flag.reshape(images, -1).mean(axis=1).sum() for key, flag in flags[space].items()}
+        copies = wilson(float(of_images["copy"]), images)
         enough = pool >= LEAST_POOL
         entry["spaces"][space] = {
-            "near": wilson(float(shares["near"]), images).as_json(),
+            "near": wilson(float(of_images["near"]), images).as_json(),
             "copy": copies.as_json(),
             "verdict": verdict(copies.low, copies.high) if enough else "cannot tell",
             "median": float(np.median(found[space, "samples"].distance)),
@@ -240,7 +240,7 @@ def answer(name: str, entry: dict[str, Any]) -> str:
     return f"{name} {says[code]}: {'; '.join(parts)} ({USUAL:.0%} of held-out pictures are as near, by definition)."
 
 
-def _describe(
+def describe(
     records: list[dict[str, Any]],
     name: str,
     found: dict[tuple[str, str], Found],
@@ -266,7 +266,7 @@ def _describe(
         }
 
 
-def _rows(
+def rows_of(
     context: Context,
     model: RCDM,
     pictures: Pictures,
@@ -275,7 +275,10 @@ def _rows(
     flags: dict[str, dict[str, np.ndarray]],
     seen: list[Picture],
 ) -> list[GridRow]:
-    """The picture, its first sample, and that one's nearest training pictures in h and in pixels."""
+    """Of the first pictures: the picture, its first sample, and that one's nearest training pictures in h and pixels.
+
+    Each sample belongs to a picture: the one whose h it was drawn from.
+    """
     fit, size, n = fit_of(model), model.image_size, drawn.h.shape[1]
     rows = []
     for i in range(min(context.params["rows"], len(pictures))):

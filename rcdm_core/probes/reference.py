@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from rcdm_core.probes.pictures import Picture, Pictures, default_data, fit_of, f
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
+    from rcdm_core.encoder import Encoder
     from rcdm_core.model import RCDM
     from rcdm_core.probes.base import Context
 
@@ -112,3 +113,20 @@ def _readable(picture: Picture, model: RCDM) -> bool:
     except UnreadableImage:
         return False
     return True
+
+
+def reading(encoder: Encoder) -> Callable[[np.ndarray], np.ndarray]:
+    """h of an encoder that is no model's own: pictures [B, 3, H, W] in [0, 1] of any size -> float32 [B, dim]."""
+    import torch
+
+    from rcdm_core.encoder import device_of, resize_for_encoder
+
+    def read(images: np.ndarray) -> np.ndarray:
+        parts = []
+        with torch.no_grad():
+            for part in torch.from_numpy(np.asarray(images, dtype=np.float32)).split(BATCH):
+                fitted = resize_for_encoder(part.to(device_of(encoder)), encoder.image_size)
+                parts.append(encoder(fitted).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    return read

@@ -7,6 +7,7 @@ generator and readout are perfect, and the verdict says which of the two is the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -61,6 +62,15 @@ class Found:
     contributions: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What `measured` found: the result so far, and for every model the attributes and the rows of its pictures."""
+
+    result: Result
+    found: dict[str, dict[str, Found]]
+    rows: list[Rows]
+
+
 def run(context: Context) -> Result:
     """Rendered and decodable retention and the verdict of every attribute and model, and what differs between models.
 
@@ -68,6 +78,22 @@ def run(context: Context) -> Result:
     """
     from rcdm_core.report.retention import draw_bars, draw_samples, write_report
 
+    about = measured(context)
+    result = about.result
+    result.answer = [answer(name, result.aggregates[name]["attributes"]) for name in context.names]
+    result.aggregates["comparisons"] = compare(about.found, seed=context.seed)
+    draw_bars(result.add_file("retention.png"), context.names, result.aggregates)
+    if context.params["rows"]:
+        draw_samples(result.add_file("samples.png"), context.names, about.rows)
+    write_report(result, context, about.rows)
+    return result
+
+
+def measured(context: Context) -> Measured:
+    """Both retentions and the verdict of every attribute in every model: in the aggregates and records of a result.
+
+    Raises RCDMError as `run`.
+    """
     params = context.params
     check_least(params, samples=1, count=MIN_PICTURES, pool=0, rows=0, judge_pictures=0)
     check_conditional(context)
@@ -102,10 +128,8 @@ def run(context: Context) -> Result:
             "judge": None if judge is None else {"name": params["judge"], "pictures": judge.n},
             "attributes": {attribute: one.entry for attribute, one in found[name].items()},
         }
-        result.answer.append(answer(name, result.aggregates[name]["attributes"]))
         shown.append(rows)
         result.save()  # what is done stays, whatever happens to the next model
-    result.aggregates["comparisons"] = compare(found, seed=context.seed)
     result.images = [
         {
             "name": picture.name,
@@ -115,11 +139,7 @@ def run(context: Context) -> Result:
         }
         for i, picture in enumerate(pictures)
     ]
-    draw_bars(result.add_file("retention.png"), context.names, result.aggregates)
-    if params["rows"]:
-        draw_samples(result.add_file("samples.png"), context.names, shown)
-    write_report(result, context, shown)
-    return result
+    return Measured(result, found, shown)
 
 
 def _unseen(context: Context, pictures: Pictures) -> Pictures:
@@ -273,10 +293,15 @@ def _attribute(name: str, rows: Rows, pool: Pool, classes: np.ndarray, heard: Es
     return Found({**entry, "verdict": verdict.code, "why": verdict.why}, contributions)
 
 
-def compare(found: dict[str, dict[str, Found]], *, seed: int) -> list[dict[str, Any]]:
-    """Every two models in every attribute and both retentions: the difference, p by sign flips, and p after Holm."""
+def compare(
+    found: dict[str, dict[str, Found]], *, seed: int, pairs: Sequence[tuple[str, str]] | None = None
+) -> list[dict[str, Any]]:
+    """Models in every attribute and both retentions: the difference, p by sign flips, and p after Holm.
+
+    pairs: of names; None: every two models.
+    """
     entries, columns = [], []
-    for first, second in combinations(found, 2):
+    for first, second in combinations(found, 2) if pairs is None else pairs:
         for attribute, one in found[first].items():
             other = found[second].get(attribute)
             for measure_ in ("rendered", "decodable"):

@@ -10,6 +10,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.metrics.judge import Judge, fit_judge
 from rcdm_core.probes.pictures import Picture
+from rcdm_core.probes.reference import reading
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 MIN_JUDGE = 20  # labelled pictures from which a judge is worth fitting
 PIXELS, NONE = "pixels", "none"
-_ENCODER_BATCH = 32
 
 
 def labels_of(pictures: Sequence[Picture], data: ImageSource | None) -> np.ndarray:
@@ -104,9 +104,7 @@ def train_judge(
 
 def _features(name: str, model: RCDM, models: Sequence[RCDM]) -> Any:
     """h of the provider `name` of pictures at any size."""
-    import torch
-
-    from rcdm_core.encoder import compare_fingerprints, fingerprint, load_encoder, resize_for_encoder
+    from rcdm_core.encoder import compare_fingerprints, fingerprint, load_encoder
 
     encoder = load_encoder(name, device=model.device)
     for own in models:
@@ -115,14 +113,4 @@ def _features(name: str, model: RCDM, models: Sequence[RCDM]) -> Any:
                 f"The judge {name} is the encoder of {own.name}: it would find in the samples what it put there; give "
                 f"another provider, or {PIXELS}."
             )
-
-    def features(images: np.ndarray) -> np.ndarray:
-        parts = []
-        with torch.no_grad():
-            for part in torch.from_numpy(np.asarray(images, dtype=np.float32)).split(_ENCODER_BATCH):
-                parts.append(
-                    encoder(resize_for_encoder(part.to(model.device), encoder.image_size)).float().cpu().numpy()
-                )
-        return np.concatenate(parts)
-
-    return features
+    return reading(encoder)

@@ -1,0 +1,139 @@
+"""FID, IS, KID, precision and recall, by torch-fidelity: its Inception network, its definitions (table 1a).
+
+Fréchet distances of the network's features are `frechet`'s, which gives torch-fidelity's numbers in a fraction of the
+time where the pictures are fewer than the 2048 dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcdm_core.errors import RCDMError, first_line
+from rcdm_core.metrics.frechet import Resampled, distances, over_images
+from rcdm_core.provider import WeightsInfo
+from rcdm_core.weights import read_state_dict, resolve_weights
+from rcdm_core.weights_cache import cache_path
+
+AUTO, DOWNLOAD, NO = "auto", "download", "no"
+URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+_INFO = WeightsInfo(url=URL, own_name=True)
+_EXTRACTOR, _FEATURES, _LOGITS = "inception-v3-compat", "2048", "logits_unbiased"
+_BATCH = 32
+_SPLITS, _SPLIT = 10, 50  # of the inception score: ten, of at least so many pictures
+_SUBSET = 1000  # pictures that the kernel distance takes at a time
+NEIGHBOURHOOD = 3  # whose radius is a picture's ball in precision and recall
+_RESAMPLES = 100
+MEASURES = {
+    "fid": "FID",
+    "is": "IS",
+    "kid": "KID",
+    "precision": "precision",
+    "recall": "recall",
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What Inception makes of n pictures: features [n, 2048], logits [n, 1008], float32."""
+
+    features: np.ndarray
+    logits: np.ndarray
+
+
+def find_weights(choice: str) -> Path | None:
+    """The file of Inception's weights; None where they are not at hand (`auto`), or not wanted (`no`).
+
+    choice: auto, no, download, or a path or URL. Raises RCDMError for a file that is not there, cannot be had, or is
+    another one than it should be.
+    """
+    if choice == NO or (choice == AUTO and not cache_path(URL, _INFO).is_file()):
+        return None
+    given = None if choice in (AUTO, DOWNLOAD) else choice
+    try:
+        return resolve_weights(given, _INFO, provider="Inception")
+    except RCDMError as error:
+        raise RCDMError(str(error).replace("--weights", "--inception")) from error
+
+
+class Inception:
+    """torch-fidelity's Inception network, from a file of its weights; nothing in the file is run.
+
+    Raises RCDMError for a file that is not one of these weights.
+    """
+
+    def __init__(self, weights: Path, device: Any) -> None:
+        import torch
+        from torch_fidelity.utils import create_feature_extractor
+
+        read_state_dict(weights)  # refuses what is no plain state dict
+        try:
+            torch.load(weights, map_location="cpu", weights_only=True)  # torch-fidelity itself would run what is in it
+            self._network = create_feature_extractor(
+                _EXTRACTOR,
+                [_FEATURES, _LOGITS],
+                cuda=False,
+                verbose=False,
+                feature_extractor_weights_path=str(weights),
+            ).to(device)
+        except Exception as error:  # pickle, zip and missing tensors each raise their own
+            raise RCDMError(
+                f"{weights} does not hold torch-fidelity's Inception weights ({first_line(error)}); give the file "
+                f"{URL.rsplit('/', 1)[1]} with --inception."
+            ) from error
+        self._device = device
+
+    def look(self, pictures: np.ndarray) -> Seen:
+        """pictures: uint8 [n, 3, S, S]; they are resized as TensorFlow did, by torch-fidelity."""
+        import torch
+
+        parts: dict[str, list[np.ndarray]] = {_FEATURES: [], _LOGITS: []}
+        with torch.no_grad():
+            for part in torch.from_numpy(np.ascontiguousarray(pictures)).split(_BATCH):
+                found = self._network.convert_features_tuple_to_dict(self._network(part.to(self._device)))
+                for name, values in parts.items():
+                    values.append(found[name].cpu().numpy())
+        return Seen(*(np.concatenate(parts[name]) for name in (_FEATURES, _LOGITS)))
+
+
+def measure(sets: Sequence[Seen], reference: Seen, *, seed: int) -> list[dict[str, Resampled]]:
+    """The five measures of each set of n pictures against the n of the reference, by the names of `MEASURES`."""
+    apart, _ = distances([one.features for one in sets], reference.features, seed=seed)
+    return [{"fid": fid, **_others(one, reference, seed)} for fid, one in zip(apart, sets, strict=True)]
+
+
+def _others(one: Seen, reference: Seen, seed: int) -> dict[str, Resampled]:
+    import torch
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
+
+    n = len(one.features)
+    features, logits, real = (torch.from_numpy(x) for x in (one.features, one.logits, reference.features))
+    splits = max(1, min(_SPLITS, n // _SPLIT))
+
+    def score(rows: np.ndarray) -> float:
+        return float(isc_features_to_metric(logits[rows], splits)[KEY_METRIC_ISC_MEAN])
+
+    def kernel(rows: np.ndarray) -> float:
+        size = min(_SUBSET, len(rows))
+        settings = {"kid_subset_size": size, "kid_subsets": 1 if size == len(rows) else 100, "verbose": False}
+        return float(kid_features_to_metric(features[rows], real[rows], **settings)[KEY_METRIC_KID_MEAN])
+
+    def covered(key: str) -> Resampled:
+        def share(rows: np.ndarray) -> float:
+            settings = {"prc_neighborhood": min(NEIGHBOURHOOD, len(rows) - 1), "verbose": False}
+            return float(prc_features_to_metric(features[rows], real[rows], **settings)[key])
+
+        return over_images(share, n, seed=seed, resamples=_RESAMPLES, halves=True)
+
+    return {
+        "is": over_images(score, n, seed=seed, resamples=_RESAMPLES),
+        "kid": over_images(kernel, n, seed=seed, resamples=_RESAMPLES, halves=True),
+        "precision": covered(KEY_METRIC_PRECISION),
+        "recall": covered(KEY_METRIC_RECALL),
+    }

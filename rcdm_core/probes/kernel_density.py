@@ -1,0 +1,89 @@
+"""Appendix B: representations without a picture, from a kernel density over those of pictures.
+
+p(h) = 1/N Σ N(h; f(x_n), Iσ), σ = 0.01: one of N pictures' h and Gaussian noise. Iσ is read as a standard deviation of
+σ in every dimension; as a covariance it would be one of √σ, which `std` takes as well (0.1 for the paper's 0.01).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rcdm_core.errors import RCDMError
+from rcdm_core.probes.pictures import Picture, Pictures, from_source
+from rcdm_core.probes.reference import gallery, training_pictures
+from rcdm_core.provider import Option
+from rcdm_core.randomness import generator
+
+if TYPE_CHECKING:
+    from rcdm_core.data.source import ImageSource
+    from rcdm_core.probes.base import Context
+
+TRAINING, DATA = "training", "data"
+PARAMETERS = {
+    "std": Option(float, 0.01, "standard deviation of the noise on h, in h's own units"),
+    "source": Option(str, TRAINING, "pictures whose h the density is over: training, or data (those of --data)"),
+    "training": Option(int, 5000, "pictures of the source to take; 0: all"),
+}
+
+
+@dataclass(frozen=True)
+class Density:
+    """A kernel density over the h [N, dim] of pictures."""
+
+    pictures: list[Picture]
+    h: np.ndarray
+    std: float
+
+    def draw(self, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """h float64 [count, dim], and the places [count] of the pictures that they are near.
+
+        The k-th depends on the seed and k alone.
+        """
+        rngs = [generator(seed, "kernel density", k) for k in range(count)]
+        places = np.array([rng.integers(len(self.h)) for rng in rngs], dtype=np.int64)
+        noise = np.stack([rng.standard_normal(self.h.shape[1]) for rng in rngs])
+        return self.h[places].astype(np.float64) + self.std * noise, places
+
+
+def stream(k: int) -> str:
+    """The stream of the noise that the k-th drawn h is sampled with, in the form of a content id."""
+    return hashlib.sha256(f"kernel density {k}".encode()).hexdigest()
+
+
+def density(context: Context, m: int, data: ImageSource | None) -> Density:
+    """The density over the h of model m's source.
+
+    Raises RCDMError for parameters out of range, or fewer than three pictures of it at hand.
+    """
+    params, name, model = context.params, context.names[m], context.models[m]
+    if params["std"] < 0:
+        raise RCDMError(f"std is {params['std']:g}, but expected a standard deviation of at least 0.")
+    if params["source"] not in (TRAINING, DATA):
+        raise RCDMError(f"source is {params['source']!r}, but expected {TRAINING} or {DATA}.")
+    if params["source"] == TRAINING:
+        found = training_pictures(model, data, params["training"])
+        remedy = f"give their folder with --data, or --source {DATA} for the density over what is there"
+    else:
+        ids = {} if data is None else {content_id: i for i, content_id in enumerate(data.ids)}
+        chosen = sorted(ids)[: params["training"] or None]
+        found = Pictures([from_source(data, ids[one]) for one in chosen]) if data is not None else Pictures([])
+        remedy = "give a larger folder with --data"
+    pictures: list[Picture] = []
+    parts: list[np.ndarray] = []
+    if len(found) >= 3:
+        context.progress.start(len(found), f"{name}: encoding the {params['source']}", unit="picture")
+        for part, h, _ in gallery(context, model, found, pixels=False):
+            pictures += part
+            parts.append(h)
+        context.progress.finish()
+    if len(pictures) < 3:
+        what = f"that {name} was trained on" if params["source"] == TRAINING else "of the data"
+        raise RCDMError(
+            f"{'Fewer than three' if pictures or len(found) else 'None'} of the pictures {what} are at hand, and h is "
+            f"drawn from a density over theirs; {remedy}."
+        )
+    return Density(pictures, np.concatenate(parts), params["std"])

@@ -1,0 +1,65 @@
+"""The page of the unconditional probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rcdm_core.report.grid import GridRow
+from rcdm_core.report.page import Figure, Parts, Table, write_probe_page
+
+if TYPE_CHECKING:
+    from rcdm_core.probes.base import Context, Result
+
+
+def write_report(result: Result, context: Context, rows: Sequence[Sequence[GridRow]]) -> Path:
+    """report.html: the answer, the numbers by model, shares of copies, samples beside their nearest pictures."""
+    from rcdm_core.probes.neighbours import NEIGHBOURS, SPACES, TITLES, USUAL
+
+    keys = {
+        "diversity": "diversity",
+        "distance": "samples from h",
+        "memory": "memory",
+        "own": "nearest is its own",
+        "noise": "noise on h",
+    }
+    numbers = Table(
+        "Numbers",
+        ["", *keys.values()],
+        [[name, *(result.aggregates[name][key] for key in keys)] for name in context.names],
+        chart=1,
+        mark=True,
+        note="Diversity is in units of real pictures' variance, distances and noise in those of two random pictures'.",
+    )
+    memory = Table(
+        "Nearest pictures",
+        ["", "copies", "near", "median distance", "held-out's"],
+        [
+            [
+                f"{name}, in {words}",
+                part["copy"],
+                part["near"],
+                part["median"],
+                part["median_held_out"],
+            ]
+            for name in context.names
+            for space, words in SPACES.items()
+            for part in [result.aggregates[name]["spaces"][space]]
+        ],
+        digits=3,
+        note="Samples are near by construction, as far as h says what a picture looks like: h was drawn next to one's. "
+        f"{USUAL:.0%} of held-out pictures are as near, by definition.",
+    )
+    caption = (
+        "The picture whose h was drawn near, a sample of that h, and the sample's nearest pictures. In a red frame: a "
+        f"copy. Below: the distance, over the mean distance of the next {NEIGHBOURS}."
+    )
+    figures = [
+        Figure(of_model, TITLES, caption, title=name, picture_title="near")
+        for name, of_model in zip(context.names, rows, strict=True)
+        if of_model
+    ]
+    return write_probe_page(
+        result, context, "Unconditional", Parts([numbers, memory], [], figures), usual=USUAL, neighbours=NEIGHBOURS
+    )

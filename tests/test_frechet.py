@@ -1,0 +1,92 @@
+"""The Fréchet distance against closed forms, scipy's root of a matrix and torch-fidelity; its intervals by coverage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
+from rcdm_core.metrics.frechet import distances, frechet, over_images, variance
+
+
+def exactly(mean: np.ndarray, covariance: np.ndarray, n: int) -> np.ndarray:
+    """n rows whose mean and covariance are exactly these."""
+    rows = np.random.default_rng(n).standard_normal((n, len(mean)))
+    rows -= rows.mean(axis=0)
+    white = rows @ np.linalg.inv(np.linalg.cholesky(np.cov(rows.T))).T
+    return np.asarray(mean + white @ np.linalg.cholesky(covariance).T)
+
+
+def test_closed_forms() -> None:
+    """Of Gaussians that commute, the covariances' part is the squared distance of the standard deviations."""
+    rng = np.random.default_rng(0)
+    turn, _ = np.linalg.qr(rng.standard_normal((4, 4)))
+    first, second = np.array([1.0, 2.0, 3.0, 0.5]), np.array([2.0, 2.0, 1.0, 0.1])
+    means = rng.standard_normal((2, 4))
+    one = exactly(means[0], turn @ np.diag(first**2) @ turn.T, 50)
+    two = exactly(means[1], turn @ np.diag(second**2) @ turn.T, 70)
+    expected = ((means[0] - means[1]) ** 2).sum() + ((first - second) ** 2).sum()
+    assert frechet(one, two) == pytest.approx(expected, rel=1e-9) == frechet(two, one)
+    assert frechet(one, one + 3.0) == pytest.approx(4 * 9.0, rel=1e-9) and frechet(one, one) < 1e-12
+    # all at the other's mean: its variance
+    assert frechet(np.repeat(means[1:2], 6, axis=0), two) == pytest.approx((second**2).sum(), rel=1e-9) == variance(two)
+
+
+@pytest.mark.parametrize(("n", "m", "dim"), [(60, 60, 5), (12, 9, 30), (40, 8, 20)])
+def test_scipy_and_torch_fidelity(n: int, m: int, dim: int) -> None:
+    rng = np.random.default_rng(dim)
+    one = (rng.standard_normal((n, dim)) @ rng.standard_normal((dim, dim)) + 0.3).astype(np.float32)
+    two = (rng.standard_normal((m, dim)) * rng.uniform(0.2, 2, dim)).astype(np.float32)
+    statistics = [fid_features_to_statistics(torch.from_numpy(x.astype(np.float64))) for x in (one, two)]
+    theirs = fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID]
+    # where pictures are few, theirs takes the roots of rounded zeros
+    assert frechet(one, two) == pytest.approx(theirs, rel=1e-9 if min(n, m) > dim else 1e-4)
+    if min(n, m) > dim:
+        (a, b), root = (x["sigma"] for x in statistics), sqrtm(statistics[0]["sigma"] @ statistics[1]["sigma"]).real
+        apart = ((statistics[0]["mu"] - statistics[1]["mu"]) ** 2).sum()
+        assert frechet(one, two) == pytest.approx(apart + np.trace(a + b - 2 * root), rel=1e-8)
+
+
+def test_intervals_cover_what_n_pictures_give_on_average() -> None:
+    rng = np.random.default_rng(1)
+    many = [frechet(rng.standard_normal((60, 3)), 1.5 * rng.standard_normal((60, 3))) for _ in range(2000)]
+    hits, widths = 0, []
+    for trial in range(60):
+        one, two = rng.standard_normal((60, 3)), 1.5 * rng.standard_normal((60, 3))
+        (found,), _ = distances([one], two, seed=trial, resamples=100)
+        low, high = found.estimate().low, found.estimate().high
+        assert low is not None and high is not None and found.value == pytest.approx(frechet(one, two), rel=1e-9)
+        hits += low <= np.mean(many) <= high
+        widths.append(high - low)
+    assert hits >= 51 and np.mean(widths) == pytest.approx(3.92 * np.std(many), rel=0.3)
+
+
+def test_sets_are_resampled_alike() -> None:
+    """The same set twice: the difference is 0 in every resample. One that is further away is so beyond chance."""
+    rng = np.random.default_rng(2)
+    reference, near = rng.standard_normal((2, 80, 4))
+    (first, again, far), relative = distances([near, near.copy(), near + 1.0], reference, seed=0)
+    assert np.abs(first.less(again).draws).max() < 1e-12 and first.less(again).p() == 1.0
+    assert far.less(first).p() == pytest.approx(1 / 201) and far.less(first).estimate().low > 1  # type: ignore[operator]
+    assert relative[2].value == pytest.approx(far.value / variance(reference), rel=1e-9)
+    (few,), _ = distances([near[:4]], reference[:4], seed=0)
+    assert few.estimate().low is None and few.p() is None
+
+
+def test_halves_have_the_spread_of_the_whole() -> None:
+    """Of a mean, whose standard error is known."""
+    values = np.random.default_rng(3).standard_normal(400)
+    for halves in (False, True):
+        found = over_images(lambda rows: float(values[rows].mean()), 400, seed=0, resamples=1500, halves=halves)
+        assert found.draws.std() == pytest.approx(values.std() / 20, rel=0.06) and found.value == values.mean()
+
+
+def test_bad_shapes() -> None:
+    with pytest.raises(ValueError, match="at least two rows"):
+        frechet(np.zeros((1, 3)), np.zeros((4, 3)))
+    with pytest.raises(ValueError, match="3 and 2 dimensions"):
+        frechet(np.zeros((4, 3)), np.zeros((4, 2)))
+    with pytest.raises(ValueError, match="one length"):
+        distances([np.zeros((4, 3)), np.zeros((5, 3))], np.zeros((4, 3)), seed=0)

@@ -1,0 +1,137 @@
+"""Descent to h with linear encoders, whose h can be reached exactly, and an encoder without a gradient."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_rcdm import SIZE, FakeRCDM
+from torch import Tensor, nn
+
+import rcdm_core
+from rcdm_core.data.shapes import Shapes
+from rcdm_core.encoder import Encoder, resize_for_encoder
+from rcdm_core.errors import RCDMError
+from rcdm_core.probes.base import Result
+from rcdm_core.probes.inversion import deep_image_prior, match_pixels, total_variation
+
+DATA = Shapes(40, seed=3)
+DIM = 12
+PLAIN: dict[str, Any] = {"tv": 0.0, "unit": 1.0, "seed": 0, "stream": "a", "step": lambda: None}
+
+
+class Linear(nn.Module):
+    """h = W x: fewer numbers than pixels, so that many pictures share one."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        rng = np.random.default_rng(0)
+        weight = rng.standard_normal((DIM, 3 * size * size)) / np.sqrt(3 * size * size)
+        self.register_buffer("weight", torch.from_numpy(weight.astype(np.float32)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weight.T  # type: ignore[operator]
+
+
+def linear(size: int) -> Encoder:
+    return Encoder(Linear(size), image_size=size, mean=(0.0,) * 3, std=(1.0,) * 3)
+
+
+class LinearRCDM(FakeRCDM):
+    """Its h is linear in the pixels; it draws discs, whatever h is."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, deaf=True)
+        self.encoder: Any = linear(SIZE)
+        self.h_dim = DIM
+
+    def encode(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.as_tensor(self.encoder(resize_for_encoder(images.float(), SIZE)))
+
+
+@pytest.mark.parametrize("descend", [match_pixels, deep_image_prior])
+def test_descent_reaches_a_linear_h(descend: Any) -> None:
+    encoder = linear(16)
+    target = torch.rand((1, 3, 16, 16), generator=torch.Generator().manual_seed(1))
+    h = encoder(target)[0]
+    start = descend(encoder, h, size=16, iterations=1, rate=1e-9, **PLAIN)
+    found = descend(encoder, h, size=16, iterations=150, rate=0.02, **PLAIN)
+    before, after = ((encoder(x[None])[0] - h).square().sum().item() for x in (start, found))
+    assert after < 1e-4 * before and found.shape == (3, 16, 16) and found.min() >= 0 and found.max() <= 1
+    # it has the h without being the picture
+    assert (found - target[0]).abs().mean() > 0.1
+    again = descend(encoder, h, size=16, iterations=150, rate=0.02, **PLAIN)
+    assert torch.equal(found, again)
+    other = descend(encoder, h, size=16, iterations=1, rate=1e-9, **PLAIN | {"stream": "b"})
+    assert not torch.equal(start, other)
+
+
+def test_total_variation_and_its_weight() -> None:
+    ramp = torch.linspace(0, 1, 5).expand(1, 3, 5, 5)
+    assert total_variation(ramp).item() == pytest.approx(0.25)
+    assert not total_variation(torch.ones(2, 3, 4, 4)).any()
+    encoder = linear(16)
+    h = encoder(torch.full((1, 3, 16, 16), 0.5))[0]
+    rough, smooth = (
+        match_pixels(encoder, h, size=16, iterations=120, rate=0.1, **PLAIN | {"tv": tv}) for tv in (0.0, 5.0)
+    )
+    assert total_variation(smooth[None]).item() < 0.2 * total_variation(rough[None]).item()
+
+
+@pytest.mark.parametrize("size", [3, 7, 12])
+def test_the_prior_takes_any_size(size: int) -> None:
+    found = deep_image_prior(linear(16), torch.zeros(DIM), size=size, iterations=1, rate=0.01, **PLAIN)
+    assert found.shape == (3, size, size)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    settings: dict[str, Any] = {"count": 6, "samples": 2, "pool": 20, "iterations": 100}
+    out = tmp_path_factory.mktemp("baselines")
+    return rcdm_core.run_probe("baselines", models=[LinearRCDM("linear")], data=DATA, out=out, **settings)
+
+
+def test_the_descents_are_at_h_and_a_deaf_generator_is_not(result: Result) -> None:
+    entry = result.aggregates["linear"]
+    for method in ("pixels", "prior"):
+        assert entry[method]["relative"]["high"] < 0.01 < 0.3 < entry["rcdm"]["relative"]["low"]
+        assert entry[method]["seconds"]["low"] > 0
+    assert entry["pixels"]["roughness"]["low"] > 3 > entry["rcdm"]["roughness"]["high"]
+    square = np.mean([record["models"]["linear"]["rcdm"]["square"] for record in result.images])
+    assert entry["rcdm"]["square"]["value"] == pytest.approx(square)
+    by_pair = {(d["first"], d["second"]): d for d in result.aggregates["differences"]["linear"]}
+    assert by_pair["RCDM", "gradient on pixels"]["difference"]["low"] > 0 and len(by_pair) == 3
+
+
+def test_the_output(result: Result) -> None:
+    stored = json.loads((result.out / "result.json").read_text())
+    assert stored["complete"] and stored["files"] == [*(f"baselines-{i:03d}.png" for i in range(1, 7)), "report.html"]
+    page = (result.out / "report.html").read_text()
+    assert "Deep Image Prior" in page and "Methods against each other" in page and "rcdm probe baselines" in page
+    assert page.count("data:image/png") == 6 * (1 + 2 + 1 + 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"iterations": 0}, "iterations is 0"),
+        ({"rate": 0.0}, "rate is 0"),
+        ({"prior_rate": -1.0}, "prior_rate is -1"),
+        ({"tv": -1.0}, "tv is -1"),
+    ],
+)
+def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RCDMError, match=message):
+        rcdm_core.run_probe("baselines", models=[LinearRCDM("x")], data=DATA, out=tmp_path, **arguments)
+
+
+def test_an_encoder_without_a_gradient(tmp_path: Path) -> None:
+    model = LinearRCDM("frozen")
+    model.encoder.network.differentiable = False
+    with pytest.raises(RCDMError, match="encoder of frozen has no gradient, which the probe baselines descends along"):
+        rcdm_core.run_probe("baselines", models=[model], data=DATA, out=tmp_path)

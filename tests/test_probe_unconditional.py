@@ -1,0 +1,113 @@
+"""h from a kernel density: its moments, and what a generator that remembers, one that collapses, and one that is exact
+make of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_rcdm import SIZE, FakeRCDM, discs, random_rows
+
+import rcdm_core
+from rcdm_core.data.shapes import Shapes
+from rcdm_core.errors import RCDMError
+from rcdm_core.probes.base import Result
+from rcdm_core.probes.kernel_density import Density, stream
+
+DATA = Shapes(180, seed=9)
+TRAINED = sorted(DATA.ids)[:90]
+
+
+class Memory(FakeRCDM):
+    """Draws the training picture whose h is nearest, with a little noise."""
+
+    def sample(
+        self, h: torch.Tensor, n: int = 1, *, seed: int, streams: Sequence[str], progress: Any = None, **settings: Any
+    ) -> torch.Tensor:
+        places = [DATA.ids.index(content_id) for content_id in TRAINED]
+        pictures = DATA.get_batch(places, SIZE).astype(np.float32) / 255
+        known = self.encode(torch.from_numpy(DATA.get_batch(places, 64).astype(np.float32) / 255))
+        chosen = pictures[torch.cdist(h.double(), known.double()).argmin(dim=1).numpy()][:, None]
+        noise = 0.01 * np.random.default_rng(seed).standard_normal((len(h), n, 3, SIZE, SIZE))
+        return torch.from_numpy(np.clip(chosen + noise, 0, 1)).float()
+
+
+class Collapsed(FakeRCDM):
+    """Draws one disc, whatever h is."""
+
+    def sample(
+        self, h: torch.Tensor, n: int = 1, *, seed: int, streams: Sequence[str], progress: Any = None, **settings: Any
+    ) -> torch.Tensor:
+        one = discs(random_rows(np.random.default_rng(0), 1))
+        return torch.from_numpy(np.tile(one, (len(h), n, 1, 1, 1))).float()
+
+
+def run(models: list[FakeRCDM], out: Path, **arguments: Any) -> Result:
+    settings: dict[str, Any] = {"data": DATA, "count": 40, "pool": 90, "rows": 3, "std": 0.003} | arguments
+    return rcdm_core.run_probe("unconditional", models=models, out=out, **settings)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    models = [kind(name, trained=TRAINED) for name, kind in (("memory", Memory), ("collapsed", Collapsed))]
+    return run([*models, FakeRCDM("exact", trained=TRAINED)], tmp_path_factory.mktemp("unconditional"))
+
+
+def test_the_density_has_the_moments_of_its_formula() -> None:
+    h = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
+    drawn, places = Density([], h, 0.2).draw(6000, seed=1)
+    assert np.allclose(np.bincount(places) / 6000, 1 / 7, atol=0.02)
+    noise = drawn - h[places]
+    assert np.allclose(noise.mean(axis=0), 0, atol=0.01) and np.allclose(np.cov(noise.T), 0.04 * np.eye(3), atol=0.003)
+    few, _ = Density([], h, 0.2).draw(5, seed=1)
+    assert np.array_equal(few, drawn[:5]) and not np.array_equal(few, Density([], h, 0.2).draw(5, seed=2)[0])
+    assert np.array_equal(Density([], h, 0.0).draw(9, seed=0)[0], h[Density([], h, 0.0).draw(9, seed=0)[1]])
+    assert len(stream(0)) == 64 and stream(0) != stream(1)
+
+
+def test_a_memory_a_collapse_and_an_exact_generator(result: Result) -> None:
+    memory, collapsed, exact = (result.aggregates[name] for name in ("memory", "collapsed", "exact"))
+    assert memory["spaces"]["pixels"]["copy"]["low"] > 0.8 and memory["own"]["low"] > 0.8
+    # h says all of a disc: an exact generator's samples are copies too, but no more of what it has seen
+    assert memory["memory"]["high"] < 0.5 and exact["memory"]["low"] < 1 < exact["memory"]["high"] < 1.3
+    assert collapsed["diversity"]["high"] < 0.01
+    assert 0.8 < memory["diversity"]["low"] < 1 < memory["diversity"]["high"] < 1.3
+    assert exact["distance"]["high"] < 0.15 < 0.5 < collapsed["distance"]["low"]
+    assert exact["noise"] == pytest.approx(0.003 * 3 / exact["random_pair_distance"])
+
+
+def test_the_output(result: Result) -> None:
+    stored = json.loads((result.out / "result.json").read_text())
+    assert stored["complete"] and stored["density"] == {"memory": 90, "collapsed": 90, "exact": 90}
+    assert stored["files"] == [*(f"unconditional-{i:03d}.png" for i in (1, 2, 3)), "report.html"]
+    record = stored["images"][0]["models"]["memory"]
+    assert record["content_id"] in TRAINED and len(stored["images"]) == 40
+    page = (result.out / "report.html").read_text()
+    assert "standard deviation of 0.01" in page and "rcdm probe unconditional" in page and 'class="framed"' in page
+
+
+def test_the_density_over_given_data(tmp_path: Path) -> None:
+    with pytest.raises(RCDMError, match=r"None of the pictures that x was trained on .* --source data"):
+        run([FakeRCDM("x")], tmp_path)
+    found = run([FakeRCDM("x")], tmp_path, source="data", training=30, count=10, rows=0)
+    assert found.provenance["density"] == {"x": 30} and found.files == ["report.html"]
+    assert {record["models"]["x"]["content_id"] for record in found.images} <= set(sorted(DATA.ids)[:30])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"std": -1.0}, "std is -1"),
+        ({"source": "web"}, "source is 'web'"),
+        ({"images": ["x.png"]}, "starts from no picture"),
+        ({"count": 1}, "count is 1"),
+    ],
+)
+def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(RCDMError, match=message):
+        run([FakeRCDM("exact", trained=TRAINED)], tmp_path, **arguments)
