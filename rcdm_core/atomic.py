@@ -118,8 +118,20 @@ def _is_running(process: int) -> bool:
     return True
 
 
+def refuse_dangling(path: Path, option: str = "--out") -> None:
+    """Raises RCDMError where the path, or a folder of it, is a symbolic link to what does not exist."""
+    for link in (path, *path.parents):
+        if link.is_symlink() and not os.path.exists(link):
+            raise RCDMError(
+                f"{link} is a symbolic link to {os.readlink(link)}, which does not exist: create that, or choose "
+                f"another place with {option}."
+            )
+
+
 def make_folder(path: Path, option: str = "--out") -> Path:
-    """Create the folder and its parents. Raises RCDMError when that is not permitted or a file is in the way."""
+    """Create the folder and its parents. Raises RCDMError when that is not permitted, a file is in the way, or a link
+    leads nowhere."""
+    refuse_dangling(Path(path), option)
     with explain_failures(Path(path), option):
         Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)

@@ -79,6 +79,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             if found.ignored:
                 names = ", ".join(found.ignored)
                 _log.info("%s (%s): left out, as no part of the representation: %s", path, found.layout, names)
+            if found.head:
+                names = ", ".join(found.head)
+                _log.info("%s (%s): of the projector, which is for a -head alone: %s", path, found.layout, names)
             return found
     held = some([str(key) for key in content]) if isinstance(content, Mapping) else f"a {type(content).__name__}"
     raise RCDMError(f"{path} holds no state dict of tensors that is known here, but {held or 'nothing'}")
@@ -89,8 +92,12 @@ def _vissl(path: Path, content: Any) -> Checkpoint | None:
     trunk = _tensors(_at(model, "trunk"))
     if trunk is None:
         return None
-    head = _tensors(_at(model, "heads")) or {}
-    return Checkpoint(path, "VISSL's layout", _vissl_method(head), _stripped(trunk, "_feature_blocks."), head)
+    heads = _at(model, "heads")
+    head = _tensors(heads) or {}
+    # Heads of no tensors, or of more than tensors, are nobody's projector.
+    others = tuple(map(str, heads)) if isinstance(heads, Mapping) and not head else ()
+    backbone = _stripped(trunk, "_feature_blocks.")
+    return Checkpoint(path, "VISSL's layout", _vissl_method(head), backbone, head, others)
 
 
 def _vissl_method(head: Tensors) -> str | None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .data.images import DEFAULT_INTERPOLATION, INTERPOLATIONS
 from .errors import RCDMError, first_line
+from .foreign import contained
 from .provider import Provider
 from .registry import find_provider
 
@@ -175,7 +176,8 @@ def build_encoder(
     """Load an encoder and freeze it, without looking at its h. Raises RCDMError where that fails."""
     complete = provider.complete_options(options)
     try:
-        module = provider.load(weights=weights, **complete)
+        with contained():
+            module = provider.load(weights=weights, **complete)
     except RCDMError:
         raise
     except Exception as error:
@@ -207,7 +209,8 @@ def _checked_h(encoder: Encoder, provider: Provider, dim: int | None) -> Tensor:
     """h of the test pictures, or an RCDMError that says in what way it is not a representation."""
     what = f"the encoder of {provider.name}"
     try:
-        h = _test_h(encoder)
+        with contained():
+            h = _test_h(encoder)
     except RCDMError:
         raise
     except Exception as error:

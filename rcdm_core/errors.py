@@ -24,9 +24,15 @@ class UnreadableImage(RCDMError):
         self.reason = reason
 
 
+class Escaped(Exception):
+    """What code of others raised and is no Exception (see `foreign.contained`), quoted as `first_line` does."""
+
+
 def first_line(error: BaseException) -> str:
     """`Type: first line of the message`, cut if long, which is how a foreign exception is quoted inside a sentence."""
     lines = str(error).strip().splitlines()
+    if isinstance(error, Escaped) and lines:
+        return lines[0]
     return (
         f"{type(error).__name__}: {textwrap.shorten(lines[0], 200, placeholder=' …')}"
         if lines

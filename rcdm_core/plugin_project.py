@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from . import __version__
-from .atomic import explain_failures
+from .atomic import explain_failures, refuse_dangling
 from .errors import RCDMError
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -173,6 +173,7 @@ def write_project(name: str, folder: Path | None = None) -> Path:
     if name in providers():
         raise RCDMError(f"there is a provider {name} already; choose another name")
     folder = folder if folder is not None else Path(f"rcdm-plugin-{name}")
+    refuse_dangling(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RCDMError(f"{folder} exists and is not an empty folder; choose another with --out")
     package = f"rcdm_plugin_{name.replace('-', '_')}"

@@ -78,7 +78,11 @@ def record_of(
     except RCDMError:  # a Provider that no plugin offers, given from Python
         origin = None
     # The licence that a provider declares is that of its own weights, not of a checkpoint that the user brings.
-    own = provider.own_weights(options) if weights is None else None
+    own = provider.own_weights(options)
+    if own is not None and weights is not None:
+        from rcdm_core.weights import is_own  # with torch, which a reader of records need not have
+
+        own = own if is_own(weights, own) else None
     return ProviderRecord(
         name=name,
         kind=provider.kind,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from .errors import RCDMError, first_line
+from .foreign import contained
 from .hookspecs import PROJECT, RepresentationProvider
 from .provider import Provider
 from .slow_plugins import torch_is_loaded, why_slow
@@ -85,7 +86,8 @@ class _Registry:
     def call(self, plugin: str, hook: str, **arguments: Any) -> Any:
         """What one plugin alone answers to a hook: None where it does not implement it."""
         others = [self.manager.get_plugin(name) for name in self.implementing(hook) if name != plugin]
-        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of a command's answer
+        # What a plugin prints is no part of a command's answer.
+        with contained(), contextlib.redirect_stdout(sys.stderr):
             answer = self.manager.subset_hook_caller(hook, remove_plugins=others)(**arguments)
         if hook == "rcdm_resolve":
             return answer
@@ -118,7 +120,7 @@ def find_provider(name: str) -> Provider:
         except RCDMError as error:  # of its family but wrong, unless another plugin knows better
             refusals.append(error)
             continue
-        except (Exception, SystemExit) as error:
+        except Exception as error:
             failures.append(f"plugin {registry.reports[plugin].name} failed on it with {first_line(error)}")
             continue
         if isinstance(provider, Provider):
@@ -154,8 +156,8 @@ def probes() -> dict[str, Probe]:
     found: dict[str, Probe] = dict(PROBES)
     for plugin in registry.implementing("rcdm_probes"):
         try:
-            offered = _as_list(registry.call(plugin, "rcdm_probes"), "rcdm_probes")
-        except (Exception, SystemExit) as error:
+            offered = _offered(registry, plugin, "rcdm_probes")
+        except Exception as error:
             _complain_once(registry, plugin, first_line(error))
             continue
         for probe in offered:
@@ -276,9 +278,9 @@ def _register(
 
 def _load(registry: _Registry, plugin: str, load: Callable[[], object]) -> None:
     try:
-        with registry.timing(plugin), contextlib.redirect_stdout(sys.stderr):
+        with registry.timing(plugin), contained(), contextlib.redirect_stdout(sys.stderr):
             registry.manager.register(load(), name=plugin)
-    except (Exception, SystemExit) as error:  # a plugin may do anything at import, leaving included
+    except Exception as error:  # a plugin may do anything at import, leaving included
         if registry.manager.has_plugin(plugin):
             registry.manager.unregister(name=plugin)
         registry.complain(plugin, first_line(error))
@@ -294,8 +296,8 @@ def _collect_providers(registry: _Registry) -> None:
     for plugin in registry.implementing("rcdm_providers"):
         try:
             with registry.timing(plugin):
-                offered = _as_list(registry.call(plugin, "rcdm_providers"), "rcdm_providers")
-        except (Exception, SystemExit) as error:
+                offered = _offered(registry, plugin, "rcdm_providers")
+        except Exception as error:
             registry.complain(plugin, first_line(error))
             continue
         for provider in offered:
@@ -322,6 +324,11 @@ def _conflict(registry: _Registry, name: str, plugins: list[str]) -> None:
     )
     for plugin in dict.fromkeys(plugins):
         registry.complain(plugin, f"{name} is offered by {by}")
+
+
+def _offered(registry: _Registry, plugin: str, hook: str) -> list[Any]:
+    with contained():  # a generator runs when it is listed
+        return _as_list(registry.call(plugin, hook), hook)
 
 
 def _as_list(answer: Any, hook: str) -> list[Any]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
+import os
 import pickle
 import re
 import types
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +232,20 @@ def _read(path: str | Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as refused:  # most are UnpicklingErrors, but tensors of devices that are not here raise anything
         try:
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_INERT_PICKLE)
+            with _not_forced():
+                return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_INERT_PICKLE)
         except Exception as error:
             # Not a torch file at all, or one whose tensors need code to be rebuilt: the first answer says more.
             raise refused from error
+
+
+@contextlib.contextmanager
+def _not_forced() -> Iterator[None]:
+    """Without the user's wish that nothing in a pickle be run, which the inert unpickler keeps as well, and for which
+    torch would refuse every unpickler but its own."""
+    wish = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)
+    try:
+        yield
+    finally:
+        if wish is not None:
+            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = wish

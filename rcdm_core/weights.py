@@ -20,7 +20,7 @@ from .errors import RCDMError, first_line
 from .provider import WeightsInfo
 from .torch_file import read_torch_file
 from .weights_cache import cache_path, is_cached, known_digest
-from .weights_given import is_url
+from .weights_given import is_url, refuse_scheme
 
 _CHUNK = 1 << 20
 _log = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: 
     Raises RCDMError when there is no such file, when it cannot be had, or when it is another file than it should be.
     """
     if weights is not None and not is_url(weights):
+        refuse_scheme(weights)
         path = Path(weights).expanduser()
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
@@ -56,6 +57,28 @@ def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: 
     return path
 
 
+def is_own(weights: str, info: WeightsInfo) -> bool:
+    """Whether a path or URL that a user gave is that of the provider's own weights: the same URL, or a file of the
+    sha256 that is declared, or recorded when the URL was first used. Where no digest is known, no file is."""
+    if is_url(weights):
+        return weights == info.url
+    path = Path(weights).expanduser()
+    if info.file is not None and os.path.exists(info.file) and path.samefile(info.file):
+        return True
+    if info.url is None:
+        return False
+    digest = known_digest(info.url, info)
+    if digest is None:
+        with contextlib.suppress(OSError, ValueError):
+            digest = _record_of(cache_path(info.url, info)).read_text(encoding="ascii").strip()
+    return bool(digest) and path.is_file() and _sha256(path).startswith(digest)
+
+
+def _record_of(path: Path) -> Path:
+    """Where the digest of a cached file is written down at its first use."""
+    return path.with_name(path.name + ".sha256")
+
+
 def _fetch(url: str, path: Path, digest: str | None, provider: str) -> None:
     try:
         download(url, path, digest)
@@ -68,7 +91,7 @@ def _fetch(url: str, path: Path, digest: str | None, provider: str) -> None:
 
 def _verify(path: Path, url: str, digest: str | None) -> None:
     """See that a cached file is the one that it was: by the known digest, or the one recorded beside it."""
-    record = path.with_name(path.name + ".sha256")
+    record = _record_of(path)
     actual = _sha256(path)
     if digest is None:
         try:

@@ -27,6 +27,16 @@ def is_url(text: str) -> bool:
         return False
 
 
+def refuse_scheme(text: str) -> None:
+    """Raises RCDMError for an address that nothing here fetches from, such as s3://bucket/file.pth."""
+    scheme, mark, _ = text.partition("://")
+    if mark and not is_url(text) and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        raise RCDMError(
+            f"--weights {text} is an address of {scheme}://, which is not fetched here: expected a file, a pattern of "
+            "files, or a URL of https, http or file; copy the file to this machine first"
+        )
+
+
 def is_pattern(text: str) -> bool:
     """Whether it stands for all files that match it; a file whose own name has brackets is that file."""
     return glob.has_magic(text) and not is_url(text) and not os.path.lexists(Path(text).expanduser())
@@ -96,6 +106,8 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def _all(given: Sequence[str]) -> list[str]:
+    for text in given:
+        refuse_scheme(text)
     return [weights for text in given for weights in (_matches(text) if is_pattern(text) else [text])]
 
 

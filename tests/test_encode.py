@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from training_fixtures import Recorder, write_encoder, write_images
 
-from rcdm_core import RCDMError, Representations, TrainConfig, encode, load, train
+from rcdm_core import RCDMError, Representations, TrainConfig, encode, load, locks, train
 from rcdm_core.bundle import read
 from rcdm_core.data.folder import ImageFolder
 from rcdm_core.data.images import content_hash
@@ -299,7 +299,8 @@ def test_files_that_are_none_end_with_a_sentence(provider: str, images: Path, tm
         (content[:100], "is not a safetensors file"),
         (b"", "is not a safetensors file"),
         (content.replace(b"rcdm representations", b"some representations"), "holds no representations"),
-        (content.replace(b'"version": "1"', b'"version": "2"'), "newer version"),
+        (content.replace(b'"version": "2"', b'"version": "3"'), "newer version"),
+        (content.replace(b'"version": "2"', b'"version": "1"'), "older version"),
         (content.replace(b'"provider"', b'"providor"'), "is damaged"),
     ):
         damaged.write_bytes(wrong)
@@ -369,14 +370,69 @@ def test_a_training_from_bf16_says_so_or_refuses(
         train(arguments(flip=False, representations=file.path, out=tmp_path / "other"))
 
 
-def test_a_value_that_is_not_finite_is_damage(tmp_path: Path) -> None:
+def test_a_flipped_bit_is_damage_wherever_it_is(provider: str, images: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("rcdm_core.representations.checksums.BLOCK_BYTES", 100)  # five rows
     path = tmp_path / "h.safetensors"
-    encode("shapes-all", "shapes:8", path)
-    with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xff" * 16)
-    with pytest.raises(RCDMError, match=r"damaged.*not finite"):
-        Representations(path).h()
+    expected = run(provider, images, path, batch_size=7).h()
+    content = path.read_bytes()
+    end = 4096 + expected.nbytes
+    for place in range(4096, len(content), 37):
+        changed = bytearray(content)
+        changed[place] ^= 4
+        path.write_bytes(changed)
+        with pytest.raises(RCDMError, match="damaged"):
+            Representations(path).h()
+        if place < end:  # the rows of the other blocks are sound
+            block = (place - 4096) // 100
+            file = Representations(path)
+            others = np.array([row for row in range(len(expected)) if row // 5 != block])
+            assert np.array_equal(file.h(others), expected[others])
+            with pytest.raises(RCDMError, match=f"of the rows from {5 * block}"):
+                file.h(np.array([5 * block]))
+    path.write_bytes(content)
+    assert np.array_equal(Representations(path).h(np.array([-1, 3])), expected[[-1, 3]])
+
+
+def test_a_damaged_cache_is_computed_again(arguments: Callable[..., TrainConfig]) -> None:
+    train(arguments())
+    (cached,) = Path(str(arguments().cache)).glob("h-*.safetensors")
+    content = cached.read_bytes()
+    cached.write_bytes(content[:4100] + bytes([content[4100] ^ 1]) + content[4101:])
+    train(arguments(resume=True, steps=7))
+    assert Representations(cached).h().tobytes() == content[4096 : 4096 + Representations(cached).h().nbytes]
+
+
+def test_a_dangling_link_is_told(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere" / "h.safetensors")
+    for out in (tmp_path / "link", tmp_path / "link" / "h.safetensors"):
+        message = error_of("encode", "--provider", "shapes-all", "--data", "shapes:4", "--out", out)
+        assert "link is a symbolic link to" in message and "nowhere" in message and "--out" in message
+    message = error_of("train", "--provider", "shapes-all", "--data", "shapes:40", "--out", tmp_path / "link")
+    assert "is a symbolic link to" in message
+    assert "is a symbolic link to" in error_of("plugin", "new", "mine", "--out", tmp_path / "link")
+
+
+def test_a_lock_that_its_holder_removed_is_not_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process opens the file, the holder lets go and removes it, and a third one makes a new one."""
+    path, flock = tmp_path / "lock", locks.fcntl.flock
+    others: list[Any] = []
+
+    def meanwhile(handle: Any, how: int) -> None:
+        if not others:
+            path.unlink()
+            others.append(path.open("a"))
+            flock(others[0], how)
+        flock(handle, how)
+
+    monkeypatch.setattr(locks.fcntl, "flock", meanwhile)
+    with pytest.raises(RCDMError, match="taken"), locks.holding(path, "taken"):
+        raise AssertionError("both hold it")
+    others[0].close()
+    with locks.holding(path, "taken", passing=True):
+        assert path.exists()
+        with pytest.raises(RCDMError, match="taken"), locks.holding(path, "taken"):
+            raise AssertionError("both hold it")
+    assert not path.exists()
 
 
 def test_renamed_pictures_are_other_data(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 from cli_runner import error_of, rcdm
 from plugin_on_path import write_plugin
 from torchvision import models
 
 import rcdm_core
 from rcdm_core import Provider, RCDMError, TrainConfig, WeightsInfo, find_provider, registry, train
-from rcdm_core.weights_cache import at_hand, known_digest
+from rcdm_core.weights import is_own, resolve_weights
+from rcdm_core.weights_cache import at_hand, cache_path, known_digest
 
 Make = Callable[..., TrainConfig]
 SWAG = "https://github.com/facebookresearch/SWAG/blob/main/LICENSE"
@@ -124,6 +127,8 @@ def test_the_bundle_has_the_licence_of_the_weights_that_were_taken(
                 ({"provider_options": {"version": "free"}}, "MIT"),
                 ({"provider_options": {}}, "unknown: see https://example.org/a"),
                 ({"provider_options": {}, "weights": "mine.pth"}, None),  # nobody knows that of a user's own
+                ({"provider_options": {"version": "free"}, "weights": "https://example.org/free"}, "MIT"),
+                ({"provider_options": {"version": "free"}, "weights": "https://example.org/other"}, None),
             ]
         ):
             run = train(arguments(provider="mine", steps=1, out=tmp_path / f"run{number}", **given))
@@ -132,6 +137,43 @@ def test_the_bundle_has_the_licence_of_the_weights_that_were_taken(
     finally:
         sys.modules.pop(module, None)
         registry.reload()
+
+
+def test_a_file_is_the_providers_own_by_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.hub.set_dir(str(tmp_path / "hub"))
+    try:
+        own, other = tmp_path / "renamed.pth", tmp_path / "net.pth"
+        own.write_bytes(b"weights")
+        other.write_bytes(b"others")
+        digest = hashlib.sha256(b"weights").hexdigest()
+        url = "https://example.org/net.pth"
+        for info in (
+            WeightsInfo(url=url, sha256=digest),
+            WeightsInfo(url=url, sha256=digest[:8]),
+            WeightsInfo(url=f"https://example.org/net-{digest[:8]}.pth"),
+            WeightsInfo(file=str(own)),
+        ):
+            assert is_own(str(own), info) and not is_own(str(other), info)
+        undeclared = WeightsInfo(url=url)
+        assert not is_own(str(own), undeclared) and not is_own(str(own), WeightsInfo())
+        cached = cache_path(url, undeclared)
+        cached.parent.mkdir(parents=True)
+        cached.write_bytes(b"weights")
+        resolve_weights(None, undeclared, provider="x")  # records the digest
+        assert is_own(str(own), undeclared) and not is_own(str(other), undeclared)
+        assert is_own(url, undeclared) and not is_own(f"{url}?v=2", undeclared)
+    finally:
+        torch.hub._hub_dir = None
+
+
+def test_one_checkpoint_of_backbone_and_projector_has_one_declaration() -> None:
+    by_url: dict[str, list[WeightsInfo]] = {}
+    for provider in rcdm_core.providers().values():
+        if isinstance(provider.weights, WeightsInfo) and provider.weights.url:
+            by_url.setdefault(provider.weights.url, []).append(provider.weights)
+    shared = {url: infos for url, infos in by_url.items() if len(infos) > 1}
+    assert len(shared) >= 3 and all(info == infos[0] for infos in shared.values() for info in infos)
 
 
 def test_a_date_in_a_name_is_no_digest() -> None:

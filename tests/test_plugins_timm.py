@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torchvision import transforms
 
@@ -64,10 +65,45 @@ def test_what_timm_does_not_have_is_said_with_what_it_has(tmp_path: Path) -> Non
 
 
 def test_offline_with_nothing_cached_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    expected = (
+        rf"the weights of timm:resnet10t are not in {tmp_path}/models--timm--resnet10t\.c3_in1k, and could not be "
+        r"fetched from https://huggingface\.co/timm/resnet10t\.c3_in1k \(.*\): .* give it with --weights FILE"
+    )
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(RCDMError, match=expected):
+            load("timm:resnet10t")
+    asked = []
+
+    def unreachable(url: str, timeout: float) -> None:
+        asked.append((url, timeout))
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("rcdm_plugin_timm._network.get_hf_file_metadata", unreachable)
+    with pytest.raises(RCDMError, match=expected.replace(".*", "ConnectionError: no route", 1)):
+        load("timm:resnet10t")
+    assert [url.rpartition("/")[2] for url, _ in asked] == ["model.safetensors"]  # it is not asked again
+    assert asked[0][1] <= 5
+
+
+def test_timms_weights_come_from_the_hubs_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with pytest.raises(RCDMError, match=r"the weights of timm:resnet10t.* give the file with --weights FILE"):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = timm.create_model("resnet10t").eval()
+    folder = tmp_path / "models--timm--resnet10t.c3_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc")
+    file = folder / "snapshots" / "abc" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    save_file(network.state_dict(), file)
+    image = torch.rand(1, 3, 176, 176)
+    encoder = load("timm:resnet10t", pool="max")
+    assert torch.equal(encoder.network(image), network.forward_features(image).amax((2, 3)))
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(RCDMError, match=r"model\.safetensors cannot be used as the weights of timm:resnet10t"):
         load("timm:resnet10t")
 
 

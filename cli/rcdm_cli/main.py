@@ -48,13 +48,13 @@ def one_sentence() -> Iterator[None]:
         raise BadInput(f"{error.format_message().rstrip('.')} (see {command} --help).") from None
     except click.ClickException as error:
         raise BadInput(error.format_message()) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's encoder may try to leave, which is no success
         if wants_traceback():
             traceback.print_exc()
         raise _failure(error) from None
 
 
-def _failure(error: Exception) -> Failure:
+def _failure(error: BaseException) -> Failure:
     if isinstance(error, rcdm_core.RCDMError):
         sentence = str(error).rstrip()
         return BadInput(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}.")

@@ -195,13 +195,15 @@ images_option = click.option(
 
 
 def parse_assignments(texts: tuple[str, ...]) -> dict[str, str]:
-    """`("a=1", "b=x=y")` -> `{"a": "1", "b": "x=y"}`; raises click.BadParameter."""
+    """`("a=1", "b=x=y")` -> `{"a": "1", "b": "x=y"}`; raises click.BadParameter, also for two values of one name."""
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
             raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE")
-        pairs[name.strip()] = value
+        name = name.strip()
+        if pairs.setdefault(name, value) != value:
+            raise click.BadParameter(f"{name} is given twice, as {pairs[name]!r} and as {value!r}; leave one out")
     return pairs
 
 

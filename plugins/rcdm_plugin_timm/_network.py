@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import timm
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 from timm.data import resolve_model_data_config
 from torch import nn
 
@@ -22,11 +25,13 @@ from rcdm_core import (
     resolve_weights,
 )
 
+TIMEOUT = 5.0  # seconds in which the hub has to answer
+
 
 def encoder(name: str, model: str, weights: str | None, pool: str | None, layer: str | None) -> Encoder:
     """See the package's `load`."""
     _require_known(name, model)
-    network = _create(name, model, pool, pretrained=weights is None)
+    network = _create(name, model, pool, _pretrained_file(name, model) if weights is None else None)
     if weights is not None:
         path = resolve_weights(weights, None, provider=name)
         classifier = cast(Mapping[str, Any], network.pretrained_cfg).get("classifier") or ()
@@ -69,13 +74,54 @@ def weights_info(name: str, model: str) -> WeightsInfo | None:
 
 
 def _in_hub_cache(repository: str, revision: str | None, name: str) -> str | None:
-    """The file that timm would take without asking the hub: a safetensors file before the one of that name."""
-    safe = "model.safetensors" if name == "pytorch_model.bin" else f"{name.rpartition('.')[0]}.safetensors"
-    for candidate in (safe, name):
+    """The file that timm would take, if the hub's client keeps it already."""
+    for candidate in _candidates(name):
         found = try_to_load_from_cache(repository, candidate, revision=revision)
         if isinstance(found, str):
             return found
     return None
+
+
+def _candidates(name: str) -> Iterator[str]:
+    """The names under which a repository may keep the file of that name, in timm's order: safetensors first."""
+    stem, dot, suffix = name.rpartition(".")
+    if suffix == "bin":
+        safe = {"pytorch_model": "model", "open_clip_pytorch_model": "open_clip_model"}
+        yield f"{safe.get(stem, stem)}{dot}safetensors"
+    yield name
+
+
+def _pretrained_file(name: str, model: str) -> str:
+    """timm's own weights on disk, fetched if need be. Raises RCDMError where there are none or they cannot be had."""
+    info = weights_info(name, model)
+    if info is None:
+        raise RCDMError(f"timm has no weights for {name}: give a checkpoint file with --weights FILE")
+    cfg = timm.get_pretrained_cfg(model)
+    if info.file is not None:
+        return info.file
+    if not cfg.hf_hub_id:
+        return str(resolve_weights(None, info, provider=name))
+    repository, _, revision = cfg.hf_hub_id.partition("@")
+    try:
+        return _from_hub(repository, revision or None, cfg.hf_hub_filename or "pytorch_model.bin")
+    except Exception as error:  # the hub's client raises a dozen classes
+        folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+        raise RCDMError(
+            f"the weights of {name} are not in {folder}, and could not be fetched from {info.url} "
+            f"({first_line(error)}): get the file in another way and give it with --weights FILE"
+        ) from error
+
+
+def _from_hub(repository: str, revision: str | None, name: str) -> str:
+    """Fetch the first of the candidates that the repository has. Raises anything."""
+    for candidate in _candidates(name):
+        try:
+            # Without a network the download itself would try again for a minute and a half.
+            get_hf_file_metadata(hf_hub_url(repository, candidate, revision=revision), timeout=TIMEOUT)
+        except EntryNotFoundError:
+            continue
+        return hf_hub_download(repository, candidate, revision=revision)
+    raise FileNotFoundError(f"there is neither {' nor '.join(_candidates(name))}")
 
 
 def _require_known(name: str, model: str) -> None:
@@ -89,7 +135,8 @@ def _require_known(name: str, model: str) -> None:
     raise RCDMError(f"timm has no model {model!r}" + (f"; the nearest are {', '.join(near)}" if near else ""))
 
 
-def _create(name: str, model: str, pool: str | None, pretrained: bool) -> nn.Module:
+def _create(name: str, model: str, pool: str | None, file: str | None) -> nn.Module:
+    """The network without its classifier; file: of the weights that timm puts in; None: none."""
     try:
         network: nn.Module = timm.create_model(model, pretrained=False, num_classes=0)
     except Exception as error:
@@ -97,15 +144,15 @@ def _create(name: str, model: str, pool: str | None, pretrained: bool) -> nn.Mod
     arguments: dict[str, Any] = {}
     if pool is not None:
         network, arguments = _pooled(name, model, pool, network)
-    if not pretrained:
+    if file is None:
         return network
+    overlay = {"file": file}
     try:
-        return timm.create_model(model, pretrained=True, num_classes=0, **arguments)
+        return timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay, **arguments)
     except Exception as error:
-        # The hub's client raises a dozen classes; what they have in common is that the weights are not here.
         raise RCDMError(
-            f"the weights of {name} are not in the hub's cache and could not be fetched ({first_line(error)}); get "
-            "them in another way and give the file with --weights FILE"
+            f"{file} cannot be used as the weights of {name}, perhaps it is damaged ({first_line(error)}); delete it "
+            "to fetch it again, or give a file with --weights FILE"
         ) from error
 
 

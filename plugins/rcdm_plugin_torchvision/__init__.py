@@ -6,6 +6,7 @@ the last linear layer reads.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 PREFIX = "torchvision:"
 OPTIONS = {
     "version": Option(str, "DEFAULT", "which of torchvision's pretrained weights: IMAGENET1K_V1, IMAGENET1K_V2, ..."),
-    "layer": LAYER,
+    "layer": replace(LAYER, help=f"{LAYER.help}; stands in for a pool, as of timm:"),
 }
 
 

@@ -54,6 +54,12 @@ def _entry(name: str, model: str, version: str) -> Any:
 def _versions(name: str, model: str) -> Any:
     known = models.list_models(module=models)
     if model not in known:
+        if model in models.list_models():
+            raise RCDMError(
+                f"{name} is no classifier of pictures, and torchvision: takes no other models (of detection, "
+                "segmentation, video, quantised ones): name the classifier that it is built on, such as "
+                "torchvision:resnet50, or give its inside by custom:FILE.py:function"
+            )
         near = difflib.get_close_matches(model, known, n=3)
         raise RCDMError(
             f"torchvision has no classifier {model!r}" + (f"; the nearest are {', '.join(near)}" if near else "")

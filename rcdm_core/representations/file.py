@@ -7,6 +7,7 @@
     skipped        uint8: JSON, [name, id, reason] of every picture that cannot be read
     about          uint8: JSON, the fields of `About`
     fingerprint.h  float32 [4, dim]: h of the fixed test pictures, by which the encoder is recognised
+    checksums      uint8: of h by blocks of rows, and of all else (checksums.py)
 
 Names and the rest are arrays and not metadata, because a safetensors header has a limit that a million names exceed.
 """
@@ -25,6 +26,7 @@ import torch
 from rcdm_core.encoder import Fingerprint, compare_fingerprints
 from rcdm_core.errors import RCDMError
 from rcdm_core.provider_record import ProviderRecord
+from rcdm_core.representations import checksums
 from rcdm_core.representations.rows import CACHE_OPTION, Rows, RowWriter
 from rcdm_core.versions import versions
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
 
 FORMAT = "rcdm representations"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def finish(
     }
     if source.labels is not None:
         beside["labels"] = np.array([source.labels[index] for index in chosen], np.int32)
+    blocks = writer.checksums(checksums.rows_in_a_block(writer.row_bytes))
+    beside["checksums"] = checksums.pack(blocks, checksums.of_arrays(beside))
     writer.finish(beside, {"format": FORMAT, "version": str(FORMAT_VERSION)})
 
 
@@ -123,7 +127,7 @@ class Representations:
     about  About
     mark   the Fingerprint of the encoder
 
-    Raises RCDMError when there is no such file, it is damaged, cut short, of another kind or of a newer version.
+    Raises RCDMError when there is no such file, it is damaged, cut short, of another kind or of another version.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -142,6 +146,8 @@ class Representations:
             raise RCDMError(f"{path} {what}; expected a file of representations that rcdm encode wrote.") from error
         if kind != FORMAT:
             raise RCDMError(f"{path} holds no representations of rcdm; expected a file that rcdm encode wrote.")
+        if version == "1":
+            raise RCDMError(f"{path} was written by an older version of rcdm, without checksums; encode it again.")
         if version != str(FORMAT_VERSION):
             raise RCDMError(f"{path} was written by a newer version of rcdm; update with pip install -U rcdm.")
         try:
@@ -150,6 +156,8 @@ class Representations:
             self.mark = Fingerprint(self.about.provider.weights_digest, h)
             self._keys = rows.view("ids").reshape(-1, 32).view("S32")[:, 0]
             whole = len(self._keys) == len(rows) and rows.row_shape == row_shape(h.shape[1], self.about.flip)
+            beside = {name: rows.view(name) for name in rows.names if name not in (rows.name, "checksums")}
+            self._checksums = checksums.Checksums(rows, rows.view("checksums"), beside)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise RCDMError(f"{path} is damaged ({error}); encode the pictures again.") from error
         if not whole:
@@ -187,12 +195,18 @@ class Representations:
     def h(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
         """float32 [n, views, dim]: the picture's h, and with flips that of its mirror image.
 
-        Raises RCDMError where one is not finite, which none was when it was written.
+        Raises RCDMError where one is not what was written.
         """
+        self.verify(rows)
         found = self._rows[rows]
-        if not np.isfinite(found).all():
-            raise RCDMError(f"{self.path} is damaged: it holds an h that is not finite; encode the pictures again.")
         return found if self.about.flip else found[:, None]
+
+    def verify(self, rows: np.ndarray | slice = slice(None)) -> None:
+        """See that these rows are what was written: every block of them is read once. Raises RCDMError."""
+        try:
+            self._checksums.check(rows)
+        except ValueError as error:
+            raise RCDMError(f"{self.path} is damaged ({error}); encode the pictures again.") from error
 
     def find(self, ids: Sequence[str]) -> np.ndarray:
         """[n] the row of each content id; -1 where it is not in the file."""

@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import mmap
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -60,9 +61,14 @@ class RowWriter:
                 self._file.write(b" " * _HEADER_BYTES)
         return self
 
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row."""
+        return self.dtype.itemsize * math.prod(self.row_shape)
+
     def place(self, row: int) -> int:
         """Where in the file row number `row` begins, in bytes."""
-        return _HEADER_BYTES + row * self.dtype.itemsize * math.prod(self.row_shape)
+        return _HEADER_BYTES + row * self.row_bytes
 
     def append(self, rows: np.ndarray) -> None:
         """Add rows [n, *row_shape]. Raises RCDMError when the disk is full."""
@@ -72,6 +78,16 @@ class RowWriter:
         with explain_failures(self.path, self.option):
             self._file.write(rows.data if rows.size else b"")
         self.count += len(rows)
+
+    def checksums(self, rows_in_a_block: int) -> list[int]:
+        """CRC-32 of the rows so far, by blocks, as they are on the disk: an earlier writer may have begun them."""
+        size = self.place(rows_in_a_block) - self.place(0)
+        with explain_failures(self.path, self.option):
+            self._file.flush()
+            with self.path.open("rb") as file:
+                file.seek(self.place(0))
+                left = self.place(self.count) - self.place(0)
+                return [zlib.crc32(file.read(min(size, left - at))) for at in range(0, left, size)] if size else []
 
     def flush(self) -> None:
         """Hand what was appended to the system: the end of this process cannot take it back."""
@@ -147,9 +163,19 @@ class Rows:
         return len(self._arrays[self.name])
 
     @property
+    def names(self) -> list[str]:
+        """Of all arrays."""
+        return list(self._arrays)
+
+    @property
     def row_shape(self) -> tuple[int, ...]:
         """Shape of one row."""
         return self._arrays[self.name].shape[1:]
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one row."""
+        return self._arrays[self.name].dtype.itemsize * math.prod(self.row_shape)
 
     def __getitem__(self, indices: np.ndarray | slice) -> np.ndarray:
         """Copies of the rows at `indices`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rcdm_core.atomic import explain_failures, make_folder, sync_file, sync_folder
+from rcdm_core.atomic import explain_failures, make_folder, refuse_dangling, sync_file, sync_folder
 from rcdm_core.data.shapes import open_data
 from rcdm_core.data.source import data_fingerprint
 from rcdm_core.encoder import Fingerprint, compare_fingerprints, fingerprint, load_encoder
@@ -72,6 +72,7 @@ def encode(
     keep_freed_memory()
     reporter, out, place = progress or Reporter(), Path(out), resolve_device(device)
     dtype = resolve_precision("float32" if precision == "auto" else precision, place)
+    refuse_dangling(out)
     if out.is_dir():
         raise RCDMError(f"--out {out} is a folder; give the name of a file, such as {out / 'h.safetensors'}.")
     if out.exists() and not out.is_file():
@@ -97,11 +98,9 @@ def encode(
     )
     make_folder(out.parent)
     work = _Encoding(out, source, about, mark, batch_encoder, reporter)
-    with holding(work.lock, f"{out} is being written by another process; wait for it, or choose another --out."):
-        try:
-            work.run(encoder, batch_size, workers or reading_threads())
-        finally:
-            work.lock.unlink(missing_ok=True)
+    refusal = f"{out} is being written by another process; wait for it, or choose another --out."
+    with holding(work.lock, refusal, passing=True):
+        work.run(encoder, batch_size, workers or reading_threads())
     result = Representations(out)
     for line in (_list_skipped(result), result.remark()):
         if line is not None:

@@ -41,6 +41,7 @@ def open_cached(path: Path, fingerprint: Fingerprint, pictures: int) -> Represen
     try:
         cached = Representations(path)
         whole = len(cached) + len(cached.skipped) == pictures
+        cached.verify()  # now, when it can be computed again, instead of in the middle of a training
     except (RCDMError, ValueError, TypeError, KeyError):
         return None
     return cached if whole and compare_fingerprints(cached.mark, fingerprint) is None else None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +24,8 @@ def each_checkpoint(config: TrainConfig, weights: Sequence[str]) -> list[TrainCo
     """One run for each checkpoint that `weights` (paths, URLs, patterns) names, with a label of its own.
 
     A run's label is that of its provider with the checkpoint's name behind it, and its folder is called so, in
-    `config.out` (None: runs). One path or URL alone is the run that `config` describes, with these weights.
+    `config.out` (None: runs). A checkpoint that was trained there keeps its name, whatever is given beside it. One path
+    or URL alone is the run that `config` describes, with these weights.
 
     Raises RCDMError for a pattern that matches nothing, a file that is missing, and a run that is there already and is
     not to be resumed: all of that before the first training.
@@ -37,7 +42,7 @@ def each_checkpoint(config: TrainConfig, weights: Sequence[str]) -> list[TrainCo
             resolve_weights(file, None, provider=config.provider)
     own = default_run_folder(find_provider(config.provider).name)
     folder = own.parent if config.out is None else Path(config.out)
-    labels = [f"{own.name}-{name}" for name in name_weights(files)]
+    labels = _labels(own.name, folder, files)
     configs = [
         replace(config, weights=file, label=label, out=folder / default_run_folder(label).name)
         for file, label in zip(files, labels, strict=True)
@@ -45,6 +50,24 @@ def each_checkpoint(config: TrainConfig, weights: Sequence[str]) -> list[TrainCo
     for one in configs:
         refuse_folder(one, Path(str(one.out)))
     return configs
+
+
+def _labels(name: str, folder: Path, files: Sequence[str]) -> list[str]:
+    """Of each checkpoint. Names tell those apart that are given together: with others, one could get another name, and
+    be trained again. So a checkpoint with a model in `folder` keeps the name of that, and others stay clear of it."""
+    known: dict[str, str] = {}
+    for config in sorted(folder.glob(f"{glob.escape(name)}-*/config.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # of something else
+            record = json.loads(config.read_text(encoding="utf-8"))["provider"]
+            if default_run_folder(record["label"]).name == config.parent.name:
+                known[_place(record["weights"])] = record["label"]
+    asked = [_place(file) for file in files]
+    names = name_weights([*files, *(place for place in known if place not in asked)])
+    return [known.get(place, f"{name}-{new}") for place, new in zip(asked, names, strict=False)]
+
+
+def _place(weights: str) -> str:
+    return weights if is_url(weights) else os.path.realpath(Path(weights).expanduser())
 
 
 def train_each(configs: Sequence[TrainConfig], progress: Reporter | None = None) -> list[Path]:
