@@ -52,7 +52,7 @@ def test_the_trend_says_it(result: Result) -> None:
     rendered = result.answer[0]
     assert rendered.startswith("From net-ckpt_1 to net-ckpt_50, by rendered retention: more is kept of ")
     more, less = rendered.split("less is kept of ")
-    assert "background color" in more and "position (-1." in less and "no move beyond chance in" in less
+    assert "background color" in more and "position (-1." in less and "no move of 0.05 beyond chance in size" in less
 
 
 def test_the_output(result: Result) -> None:

@@ -120,7 +120,7 @@ def _gaussian(h: np.ndarray, counts: np.ndarray | None = None) -> tuple[np.ndarr
     mean = counts @ h / counts.sum()
     drawn = counts > 0
     rows = (h[drawn] - mean) * np.sqrt(counts[drawn] / (counts.sum() - 1))[:, None]
-    return mean, np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
+    return mean, np.asarray(np.linalg.qr(rows, mode="r")) if len(rows) > rows.shape[1] else rows
 
 
 def _distance(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:

@@ -80,9 +80,9 @@ def run(context: Context) -> Result:
 
     result.aggregates["differences"] = {}
     for name, reference in zip(context.names, references, strict=True):
-        found = [record["models"][name] for record in result.images]
-        result.aggregates[name] = {method: _aggregate(found, method, reference, context.seed) for method in METHODS}
-        apart = {METHODS[method]: np.array([one[method]["square"] for one in found]) for method in METHODS}
+        of_model = [record["models"][name] for record in result.images]
+        result.aggregates[name] = {method: _aggregate(of_model, method, reference, context.seed) for method in METHODS}
+        apart = {METHODS[method]: np.array([one[method]["square"] for one in of_model]) for method in METHODS}
         result.aggregates["differences"][name] = [d.as_json() for d in compare(apart, seed=context.seed)]
         result.answer.append(answer(name, result.aggregates[name]))
     write_report(result, context, rows)
@@ -171,7 +171,7 @@ def _aggregate(found: list[dict[str, Any]], method: str, reference: Random, seed
 def answer(name: str, entry: dict[str, Any]) -> str:
     """One model's three methods in a sentence."""
     parts = [
-        f"{title}'s pictures are {said(entry[method]['relative'], 3)} of a random pair's squared distance from h, "
+        f"pictures by {title} are {said(entry[method]['relative'], 3)} of a random pair's squared distance from h, "
         f"{said(entry[method]['roughness'])} times as rough as the real ones, in {said(entry[method]['seconds'], 1)} s"
         for method, title in METHODS.items()
     ]

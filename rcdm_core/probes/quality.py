@@ -8,7 +8,7 @@ are at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -200,13 +200,19 @@ def _fidelity(
 
 def differences(looked: dict[str, dict[str, Resampled]]) -> list[dict[str, Any]]:
     """Every two models in one space: the difference of their relative distances, p, and p after Holm."""
-    found = []
-    for one, other in combinations(looked, 2):
-        apart = looked[one]["samples"].less(looked[other]["samples"])
-        found.append({"first": one, "second": other, "difference": apart.estimate().as_json(), "p": apart.p()})
-    corrected: Sequence[float] = holm([entry["p"] for entry in found if entry["p"] is not None])
-    left = iter(corrected)
-    return [{**entry, "p_holm": None if entry["p"] is None else next(left)} for entry in found]
+    pairs = list(combinations(looked, 2))
+    found = [looked[one]["samples"].less(looked[other]["samples"]) for one, other in pairs]
+    left = iter(holm([p for p in (apart.p() for apart in found) if p is not None]))
+    return [
+        {
+            "first": one,
+            "second": other,
+            "difference": apart.estimate().as_json(),
+            "p": apart.p(),
+            "p_holm": None if apart.p() is None else next(left),
+        }
+        for (one, other), apart in zip(pairs, found, strict=True)
+    ]
 
 
 def answer(name: str, entry: dict[str, Any]) -> str:

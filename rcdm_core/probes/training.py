@@ -20,6 +20,7 @@ from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
 
 LEVEL = 0.05  # of the tests, after Holm's correction
+LEAST = 0.05  # retention: a smaller move can be beyond chance and still be nothing
 MEASURES = {"rendered": "rendered", "decodable": "decodable"}
 
 
@@ -91,6 +92,10 @@ def _of(moves: Sequence[dict[str, Any]], what: str) -> list[dict[str, Any]]:
     return [move for move in moves if move["retention"] == what]
 
 
+def _moved(move: dict[str, Any]) -> bool:
+    return bool(move["p_holm"] < LEVEL and abs(move["difference"]["value"]) >= LEAST)
+
+
 def trend(first: str, last: str, moves: Sequence[dict[str, Any]], what: str) -> str:
     """What moved from the first checkpoint to the last in one of the retentions, and on the way, in a sentence."""
     whole = [move for move in _of(moves, what) if (move["first"], move["second"]) == (last, first)]
@@ -99,19 +104,19 @@ def trend(first: str, last: str, moves: Sequence[dict[str, Any]], what: str) -> 
         moved = [
             f"{move['attribute']} ({said(move['difference'])})"
             for move in whole
-            if move["p_holm"] < LEVEL and sign * move["difference"]["value"] > 0
+            if _moved(move) and sign * move["difference"]["value"] > 0
         ]
         if moved:
             parts.append(f"{words} {', '.join(moved)}")
-    still = [move["attribute"] for move in whole if move["p_holm"] >= LEVEL]
+    still = [move["attribute"] for move in whole if not _moved(move)]
     if still:
-        parts.append(f"no move beyond chance in {', '.join(still)}")
+        parts.append(f"no move of {LEAST} beyond chance in {', '.join(still)}")
     text = f"From {first} to {last}, by {what} retention: {'; '.join(parts) or 'nothing was measured at both'}."
-    gone = {move["attribute"] for move in whole if move["p_holm"] < LEVEL}
+    gone = {move["attribute"] for move in whole if _moved(move)}
     between = [
         f"{move['attribute']} from {move['second']} to {move['first']} ({said(move['difference'])})"
         for move in _of(moves, what)
-        if (move["first"], move["second"]) != (last, first) and move["p_holm"] < LEVEL and move["attribute"] not in gone
+        if (move["first"], move["second"]) != (last, first) and _moved(move) and move["attribute"] not in gone
     ]
     return text + (f" On the way: {', '.join(between)}." if between else "")
 

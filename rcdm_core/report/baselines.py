@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rcdm_core.report.grid import GridRow
 from rcdm_core.report.html import number
@@ -18,26 +18,19 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow]) -> P
     """report.html: the answer, the numbers by method, the pictures, methods against each other."""
     from rcdm_core.probes.baselines import METHODS
 
-    keys = {
-        "relative": "squared distance to h",
-        "distance": "distance",
-        "square": "squared, raw",
-        "roughness": "roughness",
-        "seconds": "seconds a picture",
-    }
-    table = Table(
-        "Numbers",
-        ["", *keys.values()],
-        [
+    def numbers(**keys: str) -> tuple[list[str], list[list[Any]]]:
+        rows = [
             [f"{name}: {title}", *(result.aggregates[name][method][key] for key in keys)]
             for name in context.names
             for method, title in METHODS.items()
-        ],
-        digits=3,
-        chart=1,
-        mark=True,
-        note="The first two in units of random pairs of real pictures: the mark on the scale is 1.",
-    )
+        ]
+        return ["", *keys.values()], rows
+
+    note = "The squared distance is in units of random pairs of real pictures: the mark on the scale is 1."
+    columns = numbers(relative="squared distance to h", roughness="roughness", seconds="seconds a picture")
+    table = Table("Numbers", *columns, note, digits=3, chart=1, mark=True)
+    columns = numbers(distance="distance, in units of random pairs", square="squared, in the units of h")
+    other = Table("Distance to h in other units", *columns, digits=3)
     found = [
         [f"{name}: {d['first']} less {d['second']}", d["difference"], number(d["p"], 4), number(d["p_holm"], 4)]
         for name, of_model in result.aggregates["differences"].items()
@@ -48,4 +41,4 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow]) -> P
     against = Table(title, ["", "difference", "p", "corrected"], found, note)
     caption = "The picture, and what has its h by each method. Beside them: the squared distance from it, and seconds."
     figure = Figure(rows, list(METHODS.values()), caption)
-    return write_probe_page(result, context, "Baselines", Parts([table], [], [figure], [against]))
+    return write_probe_page(result, context, "Baselines", Parts([table], [], [figure], [against, other]))

@@ -40,20 +40,18 @@ def write_report(result: Result, context: Context, rows: Sequence[dict[str, np.n
     tables = [
         Table(
             "Fréchet distance",
-            ["", "samples", "real pictures", "above real", "raw, samples", "raw, real", "dimensions", "pictures"],
+            ["", "samples", "real pictures", "above real", "pictures"],
             [
                 [
                     f"{name}, in {entry['space']}",
                     *(entry["relative"][key] for key in ("samples", "real", "excess")),
-                    *(entry["frechet"][key]["value"] for key in ("samples", "real")),
-                    entry["dim"],
                     f"{entry['drawn']} and {entry['reference']}",
                 ]
                 for name, entry in entries.items()
             ],
             digits=3,
             chart=1,
-            note="In units of the real pictures' variance, but for the raw distances.",
+            note="In units of the real pictures' variance.",
         )
     ]
     if any(entry["fidelity"] for entry in entries.values()):
@@ -70,14 +68,21 @@ def write_report(result: Result, context: Context, rows: Sequence[dict[str, np.n
             )
             for key, title in MEASURES.items()
         ]
-    more = []
+    more = [
+        Table(
+            "Fréchet distance, in the units of h",
+            ["", "samples", "real pictures", "dimensions of h"],
+            [[name, *(e["frechet"][key] for key in ("samples", "real")), e["dim"]] for name, e in entries.items()],
+            digits=3,
+        )
+    ]
     if result.aggregates.get("differences"):
         found = [
             [f"{d['first']} less {d['second']}", d["difference"], number(d["p"], 3), number(d["p_holm"], 3)]
             for d in result.aggregates["differences"]
         ]
         note = "p: two-sided, from resamples of the same pictures for both models; corrected: Holm's."
-        more = [Table("Models against each other", ["", "difference", "p", "corrected"], found, note, 3)]
+        more.insert(0, Table("Models against each other", ["", "difference", "p", "corrected"], found, note, 3))
     caption = "The first samples by content id, and real pictures at the generator's size: nobody chose them."
     figures = [Figure(picture_rows(context.names, rows), TITLES, caption)] if context.params["shown"] else []
     return write_probe_page(result, context, "Quality", Parts(tables, [], figures, more), measures=MEASURES)
