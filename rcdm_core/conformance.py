@@ -23,6 +23,7 @@ from .encoder import (
     full_precision,
 )
 from .errors import RCDMError, first_line
+from .foreign import contained
 from .provider import Provider
 from .registry import DISABLE, find_provider, plugin_reports, source_of
 from .slow_plugins import IMPORTS_TORCH
@@ -97,7 +98,7 @@ def check_provider(
         said = declared_dim(provider, options or {})
         encoder, again = load(), load()
         images = fingerprint_images(encoder.image_size).to(device)
-        with torch.no_grad(), full_precision(images.device.type):
+        with contained(), torch.no_grad(), full_precision(images.device.type):
             h = encoder(images)
         if not isinstance(h, Tensor) or h.ndim != 2 or len(h) != len(images):
             what = f"shape {list(h.shape)}" if isinstance(h, Tensor) else f"a {type(h).__name__}"
@@ -119,7 +120,7 @@ def check_provider(
     ]
     for title, check in zip(ON_H, checks, strict=True):
         try:
-            with full_precision(images.device.type):
+            with contained(), full_precision(images.device.type):
                 results.append(CheckResult(title, *check()))
         except Exception as error:
             results.append(CheckResult(title, False, first_line(error)))

@@ -98,6 +98,8 @@ class Encoder(nn.Module):
                 "such as the same network as a function or in TorchScript"
             )
         h = self.network((images - self.mean) / self.std)
+        if isinstance(h, Tensor) and h.is_complex():
+            raise RCDMError("h is complex, and float32 would drop its imaginary part: give both, or the magnitude")
         # What is no tensor is left as it is, for `load_encoder` to say what came instead of one.
         return h.float() if isinstance(h, Tensor) else cast(Tensor, h)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -160,8 +161,8 @@ def write_project(name: str, folder: Path | None = None) -> Path:
 
     name: of the provider, lower-case words and digits with hyphens between them.
 
-    Raises RCDMError for another name, one that a provider has already, a folder that is not empty, and one that cannot
-    be written.
+    Raises RCDMError for another name, one that a provider or a package has already, a folder that is not
+    empty, and one that cannot be written.
     """
     from .registry import providers
 
@@ -172,11 +173,13 @@ def write_project(name: str, folder: Path | None = None) -> Path:
         )
     if name in providers():
         raise RCDMError(f"there is a provider {name} already; choose another name")
+    package = f"rcdm_plugin_{name.replace('-', '_')}"
+    if importlib.util.find_spec(package) is not None:
+        raise RCDMError(f"there is a package {package} already, which the plugin's would replace; choose another name")
     folder = folder if folder is not None else Path(f"rcdm-plugin-{name}")
     refuse_dangling(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RCDMError(f"{folder} exists and is not an empty folder; choose another with --out")
-    package = f"rcdm_plugin_{name.replace('-', '_')}"
     with explain_failures(folder):
         for path, text in _FILES.items():
             file = folder / path.format(package=package)

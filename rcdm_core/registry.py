@@ -148,6 +148,12 @@ def plugin_reports() -> list[PluginReport]:
     return sorted(_registry().reports.values(), key=lambda report: (report.name, report.distribution))
 
 
+def not_disabled() -> list[str]:
+    """What the environment asks to leave out and is no plugin here, which may be misspelt."""
+    known = {name for report in _registry().reports.values() for name in (report.name, report.distribution)}
+    return sorted(_disabled() - known)
+
+
 def probes() -> dict[str, Probe]:
     """The core's own probes and the plugins', by name, sorted. A plugin never replaces one of the core's."""
     from .probes import PROBES, Probe
@@ -177,7 +183,9 @@ def trying(path: Path | str) -> Iterator[None]:
 
     Raises RCDMError where there is no plugin at `path`, or it cannot be imported.
     """
-    place = _package_in(Path(path).expanduser().resolve())
+    place = _package_in(Path(os.path.expanduser(path)).resolve())
+    if os.pathsep in str(place):
+        raise RCDMError(f"the plugin in {place} cannot be tried: {os.pathsep!r} in a path divides it; rename it")
     before = os.environ.get(TRY)
     os.environ[TRY] = str(place) if not before else f"{before}{os.pathsep}{place}"
     reload()
@@ -214,6 +222,8 @@ def _import_tried(path: Path) -> ModuleType:
     for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
         if _is_below(getattr(sys.modules[loaded], "__file__", None), path):
             del sys.modules[loaded]
+    if "." in name:
+        raise RCDMError(f"its name {name} has a dot, which no module's has; rename it")
     if name in sys.modules:
         raise RCDMError(f"its name {name} is that of another module, which is loaded already; rename it")
     importlib.invalidate_caches()
@@ -246,7 +256,7 @@ def _registry() -> _Registry:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(RepresentationProvider)
     registry = _Registry(manager)
-    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")}
+    disabled = _disabled()
     tried = {_module_name(path): path for path in map(Path, filter(None, os.environ.get(TRY, "").split(os.pathsep)))}
     # Reversed, because pluggy calls the last registered first: resolving then goes by the alphabet.
     for entry_point in sorted(
@@ -258,6 +268,10 @@ def _registry() -> _Registry:
         _load(registry, _tried_name(path), functools.partial(_import_tried, path))
     _collect_providers(registry)
     return registry
+
+
+def _disabled() -> set[str]:
+    return {name.strip() for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
 
 
 def _register(
@@ -285,7 +299,10 @@ def _load(registry: _Registry, plugin: str, load: Callable[[], object]) -> None:
             registry.manager.unregister(name=plugin)
         registry.complain(plugin, first_line(error))
         return
-    for caller in registry.manager.get_hookcallers(registry.manager.get_plugin(plugin)) or ():
+    callers = registry.manager.get_hookcallers(registry.manager.get_plugin(plugin)) or ()
+    if not callers:
+        registry.complain(plugin, "it has no hook: mark its rcdm_providers with rcdm_core.hookimpl")
+    for caller in callers:
         optional = any(impl.optionalhook for impl in caller.get_hookimpls() if impl.plugin_name == plugin)
         if not caller.has_spec() and not optional:
             registry.complain(plugin, f"there is no hook {caller.name}")

@@ -20,7 +20,7 @@ from .errors import RCDMError, first_line
 from .provider import WeightsInfo
 from .torch_file import read_torch_file
 from .weights_cache import cache_path, is_cached, known_digest
-from .weights_given import is_url, refuse_scheme
+from .weights_given import is_url, refuse_address
 
 _CHUNK = 1 << 20
 _log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ def resolve_weights(weights: str | None, info: WeightsInfo | None, *, provider: 
     Raises RCDMError when there is no such file, when it cannot be had, or when it is another file than it should be.
     """
     if weights is not None and not is_url(weights):
-        refuse_scheme(weights)
-        path = Path(weights).expanduser()
+        refuse_address(weights)
+        path = Path(os.path.expanduser(weights))
         if not path.is_file():
             what = "is a folder" if path.is_dir() else "does not exist"
             raise RCDMError(f"--weights {weights} {what}, expected a checkpoint file for {provider}")
@@ -62,7 +62,7 @@ def is_own(weights: str, info: WeightsInfo) -> bool:
     sha256 that is declared, or recorded when the URL was first used. Where no digest is known, no file is."""
     if is_url(weights):
         return weights == info.url
-    path = Path(weights).expanduser()
+    path = Path(os.path.expanduser(weights))
     if info.file is not None and os.path.exists(info.file) and path.samefile(info.file):
         return True
     if info.url is None:

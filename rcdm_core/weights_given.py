@@ -27,19 +27,21 @@ def is_url(text: str) -> bool:
         return False
 
 
-def refuse_scheme(text: str) -> None:
-    """Raises RCDMError for an address that nothing here fetches from, such as s3://bucket/file.pth."""
+def refuse_address(text: str) -> None:
+    """Raises RCDMError for no text, and for an address that nothing here fetches from, such as s3://bucket/file.pth."""
+    if not text.strip():
+        raise RCDMError("--weights is empty: expected a file, a pattern of files, or a URL of https, http or file")
     scheme, mark, _ = text.partition("://")
     if mark and not is_url(text) and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         raise RCDMError(
-            f"--weights {text} is an address of {scheme}://, which is not fetched here: expected a file, a pattern of "
-            "files, or a URL of https, http or file; copy the file to this machine first"
+            f"--weights {text} is no address that is fetched here: expected a file, a pattern of files, or a URL of "
+            "https, http or file; copy the file to this machine first"
         )
 
 
 def is_pattern(text: str) -> bool:
     """Whether it stands for all files that match it; a file whose own name has brackets is that file."""
-    return glob.has_magic(text) and not is_url(text) and not os.path.lexists(Path(text).expanduser())
+    return glob.has_magic(text) and not is_url(text) and not os.path.lexists(os.path.expanduser(text))
 
 
 def expand_weights(given: Sequence[str]) -> list[str]:
@@ -50,7 +52,7 @@ def expand_weights(given: Sequence[str]) -> list[str]:
     """
     found: dict[str, str] = {}
     for weights in _all(given):
-        found.setdefault(weights if is_url(weights) else os.path.realpath(Path(weights).expanduser()), weights)
+        found.setdefault(weights if is_url(weights) else os.path.realpath(os.path.expanduser(weights)), weights)
     return list(found.values())
 
 
@@ -107,7 +109,7 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 def _all(given: Sequence[str]) -> list[str]:
     for text in given:
-        refuse_scheme(text)
+        refuse_address(text)
     return [weights for text in given for weights in (_matches(text) if is_pattern(text) else [text])]
 
 
@@ -125,7 +127,7 @@ def _parts(weights: str) -> tuple[str, ...]:
     if is_url(weights):
         url = urllib.parse.urlsplit(weights)
         return (url.netloc, *PurePosixPath(urllib.parse.unquote(url.path) or "weights").parts)
-    return Path(os.path.abspath(Path(weights).expanduser())).parts
+    return Path(os.path.abspath(os.path.expanduser(weights))).parts
 
 
 def _stem(name: str) -> str:

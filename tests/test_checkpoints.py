@@ -262,3 +262,14 @@ def test_what_is_left_out_of_a_file_is_named_when_asked(
         provider.load(weights=str(path), **provider.complete_options({}))
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.endswith("left out, as no part of the representation: fc.weight, fc.bias") and str(path) in message
+
+
+@pytest.mark.parametrize("head", [{"0.clf.0.weight": torch.zeros(3, 4)}, {"0": None, "1": "text"}])
+def test_the_heads_of_vissls_files_are_named(
+    head: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(full_checkpoint("Barlow Twins", {"conv1.weight": torch.zeros(2)}, head), tmp_path / "vissl.torch")
+    with caplog.at_level(logging.INFO, "rcdm_core"):
+        read_checkpoint(path)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.endswith(", ".join(head)) and str(path) in message

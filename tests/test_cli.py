@@ -115,6 +115,10 @@ def test_ctrl_c_is_exit_code_130() -> None:
     assert (result.exit_code, result.output) == (130, "Stopped.\n")
 
 
+def test_leaving_is_no_success() -> None:
+    assert raising(SystemExit(0))().exit_code == 1
+
+
 def test_errors_go_to_stderr() -> None:
     command = [sys.executable, "-m", "rcdm_cli.main", "providers", "show", "dino-vitb17"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -221,9 +225,10 @@ def test_clock(seconds: float, text: str) -> None:
 
 def test_assignments() -> None:
     assert parse_assignments(("a=1", " b = x=y")) == {"a": "1", "b": " x=y"}
-    for wrong in ("a", "=1"):
+    assert parse_assignments(("a=1", "a=1")) == {"a": "1"}
+    for wrong in (["a"], ["=1"], ["a=1", "b=2", " a =3"]):
         with pytest.raises(click.BadParameter):
-            parse_assignments((wrong,))
+            parse_assignments(tuple(wrong))
 
 
 @pytest.mark.parametrize(("text", "value"), [("512", 512), ("0.1", 0.1)])

@@ -58,6 +58,7 @@ def test_what_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.Monk
         ("../mine", "is no name for a plugin"),
         ("mine-", "is no name for a plugin"),
         ("random-resnet50", "there is a provider random-resnet50 already"),
+        ("resnet50", "there is a package rcdm_plugin_resnet50 already"),
         ("mine", "rcdm-plugin-mine exists and is not an empty folder"),
     ):
         with pytest.raises(RCDMError, match=message):
@@ -106,9 +107,16 @@ def test_a_plugin_is_tried_without_installing_it(tmp_path: Path, monkeypatch: py
     (tmp_path / "broken.py").write_text("raise ValueError('half done')")
     (tmp_path / "json.py").write_text("")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "hookless.py").write_text("")
+    (tmp_path / "v1.0.py").write_text("")
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "a:b" / "net.py").write_text("")
     for name, message in (
         ("broken.py", "the plugin in broken.py does not work: ValueError: half done"),
         ("json.py", "its name json is that of another module"),
+        ("hookless.py", "it has no hook"),
+        ("v1.0.py", "its name v1.0 has a dot"),
+        ("a:b/net.py", "':' in a path divides it"),
         ("empty", "is no plugin: expected a .py file"),
         ("absent.py", "is no plugin: expected a .py file"),
     ):

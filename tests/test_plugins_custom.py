@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -137,6 +138,24 @@ def test_a_function_may_return_an_encoder_of_its_own(folder: Path) -> None:
         load_encoder("custom:enc.py:encoder", image_size=16)
 
 
+CALLS = """
+import torch
+
+class Calls(torch.nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+def stop(x): raise KeyboardInterrupt
+def leaves(): return Calls(lambda x: exit(0))
+def stops(): return Calls(stop)
+def turns(): return Calls(lambda x: torch.complex(x, x).mean((2, 3)))
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -154,17 +173,33 @@ def test_a_function_may_return_an_encoder_of_its_own(folder: Path) -> None:
         ("custom:enc.py:spatial", r"enc\.py:spatial returns shape \[4, 3, 224, 224\] .*expected h of shape"),
         ("custom:syntax.py:f", r"syntax\.py line 2 fails with SyntaxError"),
         ("custom:leaves.py:f", r"leaves\.py line 2 fails with SystemExit: 3"),
+        ("custom:stops.py:f", r"stops\.py:f could not be loaded \(KeyboardInterrupt\)"),
+        ("custom:other.py:f", r"other\.py:f could not be loaded \(Odd: own\)"),
+        ("custom:calls.py:leaves", r"fails on pictures of 224 x 224 \(SystemExit: 0\)"),
+        ("custom:calls.py:stops", r"fails on pictures of 224 x 224 \(KeyboardInterrupt\)"),
+        ("custom:calls.py:turns", "h is complex"),
         ("custom:notes/x:f", r"notes/x is not a Python file|x is not a Python file"),
     ],
 )
 def test_what_is_wrong_with_the_users_file_is_one_sentence(folder: Path, name: str, words: str) -> None:
     (folder / "syntax.py").write_text("\ndef broken(:\n")
     (folder / "leaves.py").write_text("import sys\nsys.exit(3)\n")
+    (folder / "stops.py").write_text("raise KeyboardInterrupt\n")
+    (folder / "other.py").write_text("class Odd(BaseException): pass\nraise Odd('own')\n")
+    (folder / "calls.py").write_text(CALLS)
     (folder / "notes").mkdir()
     (folder / "notes" / "x").write_text("hello")
     with pytest.raises(RCDMError, match=words) as caught:
         load_encoder(name)
     assert "\n" not in str(caught.value)
+
+
+def test_ctrl_c_in_the_users_code_stays_what_it_is(folder: Path) -> None:
+    (folder / "slow.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        load_encoder("custom:slow.py:f")
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_options_are_validated(folder: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_layer_and_what_does_not_exist(tmp_path: Path) -> None:
     for name, options, message in (
         ("torchvision:", {}, "should be torchvision:MODEL"),
         ("torchvision:resnet81", {}, r"no classifier 'resnet81'; the nearest are resnet1"),
-        ("torchvision:fcn_resnet50", {}, "no classifier 'fcn_resnet50'"),
+        ("torchvision:fcn_resnet50", {}, r"fcn_resnet50 is no classifier of pictures.* \(of detection, segmentation"),
         ("torchvision:resnet18", {"version": "V3"}, "'V3', expected one of IMAGENET1K_V1, DEFAULT"),
         ("torchvision:resnet18", {"layer": "layer5"}, "no such module; the nearest are layer"),
         ("torchvision:resnet34", {}, r"weights\.pth does not fit torchvision:resnet34"),

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from click.testing import CliRunner
 from plugin_on_path import write_plugin
 
+from rcdm_cli.main import main
 from rcdm_core import RCDMError, registry
 from rcdm_core.registry import PluginReport, find_provider, plugin_reports, providers, source_of
 
@@ -89,6 +91,9 @@ def test_a_third_partys_plugin_is_found_with_its_distribution(install: Install) 
         ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers():\n    return 3", "returned a int"),
         ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers():\n    return 'ab'", "returned a str"),
         ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers():\n    return [3]", "expected a Provider"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers():\n    yield exit(0)", "SystemExit"),
+        ("", "it has no hook"),
         ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_providers(x):\n    return []", "PluginValidationError"),
         ("from rcdm_core import hookimpl\n@hookimpl\ndef rcdm_provider():\n    return []", "no hook rcdm_provider"),
         (
@@ -134,6 +139,15 @@ def test_plugins_can_be_disabled(install: Install, monkeypatch: pytest.MonkeyPat
     registry.reload()
     assert "dino-vitb16" not in providers() and "random-resnet50" in providers()
     assert report("bad").error == report("vit").error == f"disabled by {registry.DISABLE}"
+
+
+def test_a_misspelt_name_of_what_should_be_disabled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(registry.DISABLE, "rcdm, vitt,, ")
+    registry.reload()
+    assert registry.not_disabled() == ["vitt"] and providers() == {}
+    result = CliRunner().invoke(main, ["providers"])
+    assert result.exit_code == 0
+    assert f"{registry.DISABLE} names vitt, and no such plugin is here: custom, none, " in result.stderr
 
 
 def test_an_unknown_name_gets_the_nearest_ones() -> None:

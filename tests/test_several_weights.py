@@ -14,6 +14,7 @@ from training_fixtures import Recorder, write_images
 
 import rcdm_core
 from rcdm_core import RCDMError, TrainConfig, each_checkpoint, train_each
+from rcdm_core.weights import resolve_weights
 from rcdm_core.weights_given import expand_weights, name_weights, one_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -67,6 +68,15 @@ def test_a_pattern_is_expanded_in_natural_order(tmp_path: Path, monkeypatch: pyt
         expand_weights(["x/*.pth"])
     with pytest.raises(RCDMError, match=r"--weights \[a\] matches folders alone"):
         expand_weights(["[a]"])
+    for address in ("s3://bucket/a.pth", "gs://bucket/*.pth", "hf://owner/net"):
+        with pytest.raises(RCDMError, match="no address that is fetched here: expected a file, .* https, http or file"):
+            expand_weights([address])
+        with pytest.raises(RCDMError, match="no address that is fetched here"):
+            resolve_weights(address, None, provider="x")
+    with pytest.raises(RCDMError, match="--weights is empty"):
+        expand_weights([""])
+    with pytest.raises(RCDMError, match=r"~nobody-here/a\.pth does not exist"):
+        resolve_weights("~nobody-here/a.pth", None, provider="x")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +127,29 @@ def test_a_model_for_each_checkpoint(arguments: Make, checkpoints: Path, tmp_pat
     more = each_checkpoint(TrainConfig(**{**vars(base), "resume": True}), [f"{checkpoints}/*.pth"])
     assert train_each(more, again) == paths and again.updates == 0
     assert before == {path: (path / "model.safetensors").stat().st_mtime_ns for path in paths}
+
+
+def test_a_checkpoint_keeps_the_name_of_its_model(arguments: Make, tmp_path: Path) -> None:
+    """Whatever it is given with: by its name alone it would be called otherwise, and trained again."""
+    files = touch(tmp_path, "a/last.pth", "b/last.pth", "c/b/last.pth")
+    base = arguments(provider="none", steps=1, out=tmp_path / "runs", resume=True)
+
+    def labels(*given: str) -> list[str | None]:
+        return [one.label for one in each_checkpoint(base, given)]
+
+    def pretend(label: str, file: str) -> None:
+        (tmp_path / "runs" / label).mkdir(parents=True)
+        record = {"provider": {"label": label, "weights": file}}
+        (tmp_path / "runs" / label / "config.json").write_text(json.dumps(record))
+
+    assert labels(f"{tmp_path}/a/*.pth") == ["none-last"]
+    pretend("none-last", files[0])
+    assert labels(files[0], files[1]) == ["none-last", "none-b-last"]
+    assert labels(f"{tmp_path}/b/*.pth") == ["none-b-last"]  # not that of the other's model
+    pretend("none-b-last", files[1])
+    assert labels(*files)[:2] == ["none-last", "none-b-last"] and len(set(labels(*files))) == 3
+    (tmp_path / "runs" / "none-b-last" / "config.json").write_text("[]")
+    assert len(set(labels(*files))) == 3  # one that is damaged is no hindrance
 
 
 def test_one_that_fails_does_not_stop_the_others(arguments: Make, checkpoints: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -262,3 +263,12 @@ def test_what_a_pickle_gets_cannot_be_changed_by_it(tmp_path: Path) -> None:
     assert before == torch_file._ALLOWED and not hasattr(torch.UntypedStorage, "x")
     path = write(tmp_path / "later.pth", {"w": FORMS["v3"], "x": FOREIGN})
     np.testing.assert_array_equal(read_torch_file(path)["w"].numpy(), VALUES.reshape(2, 3))
+
+
+def test_the_wish_that_nothing_be_run_does_not_keep_files_from_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    path = save({"w": torch.ones(2), "more": foreign_object()}, tmp_path / "file.pth")
+    assert torch.equal(read_torch_file(path)["w"], torch.ones(2))
+    assert os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"

@@ -162,6 +162,9 @@ def _list(as_json: bool) -> None:
         for name, provider in providers.items()
     ]
     print_table(("provider", "kind", "dim", "weights", "from", "what it is"), rows)
+    if unknown := registry.not_disabled():
+        there = ", ".join(dict.fromkeys(report.name for report in reports))
+        click.echo(f"{registry.DISABLE} names {', '.join(unknown)}, and no such plugin is here: {there}", err=True)
     for report in reports:
         for verb, what in (("does not work", report.error), ("is slow", report.slow)):
             if what:

@@ -34,7 +34,7 @@ def is_model_file(rest: str) -> bool:
 
 def resolve(name: str, rest: str) -> Provider:
     """See the package's `rcdm_resolve`."""
-    path = Path(os.path.abspath(Path(rest).expanduser()))
+    path = Path(os.path.abspath(os.path.expanduser(rest)))
     if not path.is_file():
         what = "is a folder" if path.is_dir() else f"does not exist in {Path.cwd()}"
         raise RCDMError(f"{rest} in {name!r} {what}: give the path of a model file")

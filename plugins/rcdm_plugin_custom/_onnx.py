@@ -52,8 +52,8 @@ class OnnxNetwork(FileNetwork):
         chosen = next(iter(outputs)) if output is None else output
         if chosen not in outputs:
             raise RCDMError(f"option output is {chosen!r}, but {path} gives {', '.join(outputs)}")
-        if not outputs[chosen].startswith("tensor("):
-            raise RCDMError(f"output {chosen} of {path} is a {outputs[chosen]}, expected a tensor")
+        if not outputs[chosen].startswith("tensor(") or outputs[chosen] == "tensor(string)":
+            raise RCDMError(f"output {chosen} of {path} is a {outputs[chosen]}, expected a tensor of numbers")
         # A model may leave out the shape altogether.
         shape = [side if isinstance(side, int) else None for side in inputs[0].shape or [None] * 4]
         dtype = _DTYPES.get(inputs[0].type)

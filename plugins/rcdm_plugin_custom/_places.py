@@ -45,7 +45,7 @@ def find(name: str, rest: str) -> Place:
     if not source or not function.isidentifier():
         raise RCDMError(f"{name!r} should be {FORMS}")
     head, tail = os.path.split(source)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     file: Path | None
     if source.endswith(".py") or (head and (path.is_file() or not _is_dotted(tail))):
         if not path.is_file():
@@ -57,7 +57,7 @@ def find(name: str, rest: str) -> Place:
         return Place(source, function, None, file.resolve().parent, file, str(file))
     if not _is_dotted(tail):
         raise RCDMError(f"{source} in {name!r} is neither a .py file nor the name of a module")
-    folder = Path(os.path.abspath(Path(head).expanduser()))
+    folder = Path(os.path.abspath(os.path.expanduser(head)))
     found, file = find_module(tail, folder)
     below = file is not None and _root(file, tail) == folder.resolve()
     if not found or (head and file is not None and not below):

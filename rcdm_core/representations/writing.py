@@ -80,8 +80,8 @@ def encode(
     found = find_provider(provider) if isinstance(provider, str) else provider
     name = provider if isinstance(provider, str) else provider.name
     complete = found.complete_options(options or {})
-    if weights is not None and "://" not in weights:
-        weights = os.path.abspath(Path(weights).expanduser())
+    if weights and "://" not in weights:
+        weights = os.path.abspath(os.path.expanduser(weights))
     source = open_data(str(data), fit=fit, keep_duplicates=keep_duplicates)
     encoder = load_encoder(found, weights=weights, device=place, options=complete)
     if not encoder.dim:

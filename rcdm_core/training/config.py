@@ -110,7 +110,7 @@ class TrainConfig:
             values = {"steps": PRESETS[self.preset].steps}
             if earlier is not None:
                 values = {"steps": earlier["steps"], "minutes": earlier["minutes"]}
-        if self.weights is not None and "://" not in self.weights:
+        if self.weights and "://" not in self.weights:
             values["weights"] = _absolute(self.weights)
         if self.representations is not None:
             values["representations"] = _absolute(str(self.representations))
@@ -222,7 +222,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int | None) -> float:
 
 def _absolute(path: str) -> str:
     # Links are kept: one to the data set of the day is to be followed anew each time.
-    return os.path.abspath(Path(path).expanduser())
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _option(name: str) -> str:

@@ -67,7 +67,7 @@ def _labels(name: str, folder: Path, files: Sequence[str]) -> list[str]:
 
 
 def _place(weights: str) -> str:
-    return weights if is_url(weights) else os.path.realpath(Path(weights).expanduser())
+    return weights if is_url(weights) else os.path.realpath(os.path.expanduser(weights))
 
 
 def train_each(configs: Sequence[TrainConfig], progress: Reporter | None = None) -> list[Path]:
