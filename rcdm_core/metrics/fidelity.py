@@ -16,7 +16,6 @@ import numpy as np
 from rcdm_core.errors import RCDMError, first_line
 from rcdm_core.metrics.frechet import Resampled, distances, over_images
 from rcdm_core.provider import WeightsInfo
-from rcdm_core.weights import read_state_dict, resolve_weights
 from rcdm_core.weights_cache import cache_path
 
 AUTO, DOWNLOAD, NO = "auto", "download", "no"
@@ -51,6 +50,8 @@ def find_weights(choice: str) -> Path | None:
     choice: auto, no, download, or a path or URL. Raises RCDMError for a file that is not there, cannot be had, or is
     another one than it should be.
     """
+    from rcdm_core.weights import resolve_weights
+
     if choice == NO or (choice == AUTO and not cache_path(URL, _INFO).is_file()):
         return None
     given = None if choice in (AUTO, DOWNLOAD) else choice
@@ -69,6 +70,8 @@ class Inception:
     def __init__(self, weights: Path, device: Any) -> None:
         import torch
         from torch_fidelity.utils import create_feature_extractor
+
+        from rcdm_core.weights import read_state_dict
 
         read_state_dict(weights)  # refuses what is no plain state dict
         try:

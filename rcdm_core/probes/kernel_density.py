@@ -16,7 +16,6 @@ from rcdm_core.errors import RCDMError
 from rcdm_core.probes.pictures import Picture, Pictures, from_source
 from rcdm_core.probes.reference import gallery, training_pictures
 from rcdm_core.provider import Option
-from rcdm_core.randomness import generator
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -43,6 +42,8 @@ class Density:
 
         The k-th depends on the seed and k alone.
         """
+        from rcdm_core.randomness import generator
+
         rngs = [generator(seed, "kernel density", k) for k in range(count)]
         places = np.array([rng.integers(len(self.h)) for rng in rngs], dtype=np.int64)
         noise = np.stack([rng.standard_normal(self.h.shape[1]) for rng in rngs])
