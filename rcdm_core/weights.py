@@ -71,7 +71,7 @@ def is_own(weights: str, info: WeightsInfo) -> bool:
     if digest is None:
         with contextlib.suppress(OSError, ValueError):
             digest = _record_of(cache_path(info.url, info)).read_text(encoding="ascii").strip()
-    return bool(digest) and path.is_file() and _sha256(path).startswith(digest)
+    return digest is not None and digest != "" and path.is_file() and _sha256(path).startswith(digest)
 
 
 def _record_of(path: Path) -> Path:

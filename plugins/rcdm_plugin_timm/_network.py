@@ -94,9 +94,9 @@ def _candidates(name: str) -> Iterator[str]:
 def _pretrained_file(name: str, model: str) -> str:
     """timm's own weights on disk, fetched if need be. Raises RCDMError where there are none or they cannot be had."""
     info = weights_info(name, model)
-    if info is None:
-        raise RCDMError(f"timm has no weights for {name}: give a checkpoint file with --weights FILE")
     cfg = timm.get_pretrained_cfg(model)
+    if info is None or cfg is None:
+        raise RCDMError(f"timm has no weights for {name}: give a checkpoint file with --weights FILE")
     if info.file is not None:
         return info.file
     if not cfg.hf_hub_id:
