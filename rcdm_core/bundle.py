@@ -156,9 +156,9 @@ def read(path: str | Path) -> tuple[BundleConfig, Contents]:
     if _digest(metadata["config"], tensors) != metadata["digest"]:
         raise RCDMError(f"{file} was edited or damaged after it was written; copy it again or train anew.")
     values = json.loads(metadata["config"])
-    if values.get("format_version", 0) > FORMAT_VERSION:
-        raise RCDMError(f"{file} was written by a newer version of rcdm; update with pip install -U rcdm.")
     try:
+        if values.get("format_version", 0) > FORMAT_VERSION:
+            raise RCDMError(f"{file} was written by a newer version of rcdm; update with pip install -U rcdm.")
         return BundleConfig.from_dict(values), Contents.of(tensors)
     except (KeyError, TypeError, ValueError) as error:
         raise RCDMError(f"{file} has a config that this version of rcdm cannot read ({error}).") from error

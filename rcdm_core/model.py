@@ -25,7 +25,7 @@ from rcdm_core.encoder import (
     source_change,
 )
 from rcdm_core.errors import RCDMError
-from rcdm_core.memory import keep_freed_memory
+from rcdm_core.memory import explain_shortage, keep_freed_memory, require_memory
 from rcdm_core.precision import computing_in, resolve_precision
 from rcdm_core.registry import find_provider
 from rcdm_core.unet import UNet
@@ -260,6 +260,9 @@ class RCDM:
         if streams is not None and len(streams) != len(h):
             raise ValueError(f"{len(streams)} streams for {len(h)} rows of h")
         samplers.check_steps(sampler, self.diffusion, steps)
+        require_memory(
+            len(h) * n * 3 * self.image_size**2 * 4, f"{n} samples of each of {len(h)} h", "ask for fewer at a time"
+        )
         work = [(row, k) for row in range(len(h)) for k in range(n)]
         size = _DETERMINISTIC_BATCH if deterministic else min(batch_size, max(len(work), 1))
         dtype = resolve_precision(precision, self.device)
@@ -274,7 +277,8 @@ class RCDM:
                 padding = size - len(part)
                 rows += rows[-1:] * padding
                 noise += [randomness.generator(seed, "padding", k) for k in range(padding)]
-            samples = self._draw(h[rows], noise, sampler, steps, dtype)
+            with explain_shortage(f"Drawing {len(rows)} samples at once", "use --device cpu, or free some of it"):
+                samples = self._draw(h[rows], noise, sampler, steps, dtype)
             for (row, k), sample in zip(part, samples, strict=False):
                 out[row, k] = sample
             if progress is not None:

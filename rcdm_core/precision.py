@@ -10,6 +10,7 @@ import torch
 from rcdm_core.errors import RCDMError
 
 PRECISIONS = ("auto", "float32", "bf16")
+_DEVICES = ("cpu", "cuda", "mps")
 
 
 def has_native_bf16(device: torch.device | str) -> bool:
@@ -56,6 +57,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise RCDMError(f"--device {name} is not known; expected auto, cpu, cuda, cuda:N or mps.") from error
+    if device.type not in _DEVICES:  # torch knows many more, which nothing in here was made for
+        raise RCDMError(f"--device {name} is not supported; expected auto, cpu, cuda, cuda:N or mps.")
     absent = (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()) or (
         device.type == "mps" and not torch.backends.mps.is_available()
     )

@@ -114,6 +114,7 @@ def test_a_killed_run_loses_no_more_than_save_every(
 def test_resume_with_nothing_saved_starts_anew(arguments: Make, unbroken: dict[str, bytes], tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "training").mkdir(parents=True)
+    (run / "training" / "lock").touch()
     (run / "log.jsonl").write_text('{"step": 10, "loss": 1}\n')  # of a run that was killed before its first save
     recorder = Recorder()
     train(arguments(steps=12, resume=True), recorder)

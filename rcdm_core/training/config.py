@@ -19,6 +19,7 @@ LR_SCHEDULES = ("constant", "cosine")
 OPTIMIZERS = ("adamw", "muon")
 # Held out by default: a tenth, but no more than a gallery for the faithfulness figures needs.
 HELD_OUT_SHARE, HELD_OUT_MOST = 0.1, 512
+_MOST = 10**12  # steps or pictures: beyond it somebody has slipped on the keyboard
 # What a resumed run may change: how long it goes on, what it writes on the way, and where it computes. The provider is
 # compared by `setup`, which can resolve its name.
 FREE_ON_RESUME = (
@@ -81,10 +82,16 @@ class TrainConfig:
         _one_of("--lr-schedule", self.lr_schedule, LR_SCHEDULES)
         _one_of("--precision", self.precision, PRECISIONS)
         _one_of("--fit", self.fit, ("crop", "pad"))
-        _require(self.label is None or self.label.strip() != "", "--label must not be empty")
+        _require(
+            self.label is None or (self.label.strip() != "" and self.label.isprintable()),
+            "--label must be a name on one line",
+        )
         for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "h_lr", "save_every"):
             value = getattr(self, name)
             _require(value is None or (value > 0 and math.isfinite(value)), f"{_option(name)} {value} must be positive")
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name)
+            _require(value is None or value <= _MOST, f"{_option(name)} {value} must be at most {_MOST}")
         for name in ("warmup", "weight_decay", "clip", "preview_every", "held_out", "pixel_cache_limit", "seed"):
             value = getattr(self, name)
             holds = value is None or (value >= 0 and math.isfinite(value))

@@ -18,7 +18,7 @@ from rcdm_core import randomness
 from rcdm_core.bundle import BundleConfig, Contents, read, save
 from rcdm_core.diffusion import Diffusion
 from rcdm_core.errors import RCDMError
-from rcdm_core.memory import keep_freed_memory
+from rcdm_core.memory import explain_shortage, keep_freed_memory, require_memory
 from rcdm_core.model import RCDM
 from rcdm_core.precision import computing_in, resolve_device, resolve_precision
 from rcdm_core.presets import PRESETS
@@ -65,6 +65,11 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
 def _train(config: TrainConfig, device: torch.device, reporter: Reporter) -> Path:
     """`train` in a folder that is this process's alone."""
     asked, config = config, completed(config)
+    size, images = int(PRESETS[config.preset].unet["image_size"]), config.recipe().batch_size
+    what = f"A step of --batch-size {images} and --accumulate {config.accumulate}"
+    remedy = "give a smaller --batch-size, or split it into more parts with --accumulate"
+    # Pictures and noise; how much the network takes shows when it runs.
+    require_memory(2 * images * 3 * size**2 * 4, what, remedy)
     with sigterm_as_ctrl_c():
         setup = set_up(config, device, reporter)
     for line in remarks(asked, config, setup.saved):
@@ -73,7 +78,7 @@ def _train(config: TrainConfig, device: torch.device, reporter: Reporter) -> Pat
     try:
         # Dropout is seeded for each step; the caller's generators are none of our business.
         gpu = [] if device.type != "cuda" else [torch.cuda.current_device() if device.index is None else device.index]
-        with torch.random.fork_rng(gpu):
+        with explain_shortage(what, remedy), torch.random.fork_rng(gpu):
             Trainer(config, setup, device, reader, reporter).run(tell_time=asked.steps is None and not config.minutes)
     finally:
         reader.close()

@@ -31,7 +31,7 @@ from rcdm_core.representations.reading import content_order
 from rcdm_core.training.config import TrainConfig, default_held_out, learning_rate
 from rcdm_core.training.dataset import Dataset, prepare
 from rcdm_core.training.representations import check_for_training, statistics
-from rcdm_core.training.state import SavedState, find_state, locked
+from rcdm_core.training.state import SavedState, find_state, is_run, locked
 
 _SHOWN = 20  # unreadable pictures; all of them are in skipped.txt
 
@@ -67,8 +67,9 @@ def claimed(config: TrainConfig) -> Iterator[None]:
     Raises RCDMError when another one is in there, or the folder cannot be used for this run.
     """
     run = _run_path(config, find_provider(config.provider))
-    if not (run / "training").is_dir():
-        refuse_folder(config, run)  # before anything is written there
+    # Before anything is written there.
+    refuse_foreign(run)
+    refuse_folder(config, run)
     make_folder(run / "training")
     with locked(run):
         yield
@@ -221,6 +222,19 @@ def refuse_folder(config: TrainConfig, run: Path) -> None:
         raise RCDMError(
             f"{run} holds a trained model, but not what --resume goes on from (its folder training/); put that back, "
             "or choose another --out."
+        )
+
+
+def refuse_foreign(run: Path) -> None:
+    """Raises RCDMError when `run` holds files and no training, which could overwrite them. Hidden ones do not count."""
+    if is_run(run) or not run.is_dir():
+        return
+    with explain_failures(run):
+        files = sorted(path.name for path in run.iterdir() if not path.name.startswith("."))
+    if files:
+        raise RCDMError(
+            f"{run} is not empty and holds no training ({files[0]} is in there): its files could be overwritten, so "
+            "choose another --out."
         )
 
 

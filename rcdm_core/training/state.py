@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rcdm_core.atomic import create_folder, replace_text
+from rcdm_core.bundle import FILE_NAME
 from rcdm_core.errors import RCDMError
 from rcdm_core.locks import holding
 from rcdm_core.training.ema import EMA
@@ -125,6 +126,15 @@ def save_state(
         if folder.name != name:
             shutil.rmtree(folder, ignore_errors=True)
     return root / name
+
+
+def is_run(run: Path) -> bool:
+    """Whether a training was begun in the folder `run`, though it may have saved nothing, or left its bundle there."""
+    marks = (run / "training" / _LOCK, run / "training" / _POINTER, run / FILE_NAME)
+    try:
+        return any(mark.exists() for mark in marks)
+    except PermissionError as error:
+        raise RCDMError(f"{run} cannot be read ({error.strerror}); check who owns it.") from error
 
 
 def pointed_to(run: Path) -> str | None:
