@@ -17,7 +17,7 @@ import rcdm_core
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Result
-from rcdm_core.probes.manipulation import common, threshold
+from rcdm_core.probes.manipulation_look import common, threshold
 
 DATA = Shapes(60, seed=8)
 # of the oracle shapes-all: background color, object color, size, position, shape, rotation
