@@ -83,6 +83,25 @@ def test_what_can_run_runs_and_the_rest_has_a_reason(tmp_path: Path) -> None:
     assert places == sorted(places)
 
 
+def test_what_is_done_stays_done_when_the_run_is_stopped_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+
+    def stopped(context: Context) -> Result:
+        raise KeyboardInterrupt
+
+    run(out, only="retention")
+    probes = {**registry.probes(), "stopped": Probe("stopped", "Stops", "no figure", {}, stopped)}
+    monkeypatch.setattr(registry, "probes", lambda: probes)
+    for only in ("variance,stopped", "stopped"):  # the second one is stopped before anything is done
+        with pytest.raises(KeyboardInterrupt):
+            run(out, only=only)
+    result, asked = run(out, only="variance")
+    assert asked == 0 and list(result.aggregates["probes"]) == ["variance", "retention"]
+    page = (out / "report.html").read_text()
+    assert 'id="variance"' in page and 'id="retention"' not in page
+    assert run(out, only="retention,variance")[1] == 0
+
+
 def test_the_page_is_one_file_with_a_section_a_probe(tmp_path: Path) -> None:
     run(tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()

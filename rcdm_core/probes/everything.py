@@ -43,7 +43,8 @@ def run(context: Context) -> Result:
     before = _before(context.out)
     result = context.begin(Pictures([]), context.data, pictures_given=len(context.images))
     entries: dict[str, dict[str, Any]] = result.aggregates.setdefault("probes", {})
-    entries.update({name: entry for name, entry in before.items() if name in probes and entry["status"] == DONE})
+    entries.update({name: entry for name, entry in before.items() if name not in probes or entry["status"] == DONE})
+    result.save()  # what an earlier run did is not forgotten, should this one be stopped
     settings = _settings(context)
     found: dict[str, dict[str, Any]] = {}
     for number, probe in enumerate(probes.values(), 1):
@@ -67,11 +68,12 @@ def run(context: Context) -> Result:
             found[probe.name] = json.loads((out / "result.json").read_text())
         elif entry["status"] == FAILED:
             result.failures.append(f"{probe.name} failed: {entry['reason']}")
-    result.aggregates["probes"] = {name: entries[name] for name in probes}
-    reasons = {name: entry["reason"] for name, entry in entries.items() if entry["status"] != DONE}
+    now = {name: entries[name] for name in probes}
+    result.aggregates["probes"] = now | entries  # those of earlier runs that this one was not to run come last
+    reasons = {name: entry["reason"] for name, entry in now.items() if entry["status"] != DONE}
     conclusion = conclude(context.names, found, reasons)
     result.answer = conclusion.answer
-    result.notes += [f"{name} {says(entry)}" for name, entry in entries.items() if entry["status"] != DONE]
+    result.notes += [f"{name} {says(entry)}" for name, entry in now.items() if entry["status"] != DONE]
     write_report(result, context, probes, found, conclusion)
     return result
 
