@@ -89,3 +89,17 @@ def test_of_a_model_in_memory_nothing_is_kept(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         rcdm_core.run_probe("samples", models=[model], data=DATA, out=tmp_path, **PROBES["samples"][0])
     assert not (tmp_path / drawing.FOLDER).exists()
+
+
+def test_only_own_files_are_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    others = [out / "drawn" / "by-hand.npz", out / drawing.FOLDER / "notes.txt"]
+    own = [out / drawing.FOLDER / f"{'0a' * 16}.npz", out / drawing.FOLDER / f".{'0a' * 16}.npz.machine.1.tmp"]
+    for path in (*others, *own):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    drawing.forget(out)
+    assert all(path.exists() for path in others) and not any(path.exists() for path in own)
+    others[1].unlink()
+    drawing.forget(out)
+    assert not (out / drawing.FOLDER).exists() and others[0].exists()

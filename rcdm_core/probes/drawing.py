@@ -1,6 +1,6 @@
 """Samples of rows of h, and what the encoder makes of them: what all probes do with a model.
 
-What has been drawn is kept in OUT/drawn until the probe is done, so that one that was stopped goes on where it was.
+What has been drawn is kept in OUT/.rcdm-drawn until the probe is done, so that one that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
 BLOCK = 64  # samples drawn at a time, about: what is done is on disk after each block
-FOLDER = "drawn"  # in OUT, while the probe runs
+FOLDER = ".rcdm-drawn"  # in OUT, while the probe runs
+_OWN = re.compile(r"[0-9a-f]{32}\.npz|\.[0-9a-f]{32}\.npz\..*\.tmp")  # a block, or one that a kill left unfinished
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,13 @@ def draw(
 
 
 def forget(out: Path) -> None:
-    """Remove what `draw` kept, once a probe is done."""
+    """Remove what `draw` kept, once a probe is done, and nothing else that may be in its folder."""
+    folder = out / FOLDER
     with contextlib.suppress(OSError):
-        shutil.rmtree(out / FOLDER)
+        for path in list(folder.iterdir()):
+            if _OWN.fullmatch(path.name):
+                path.unlink()
+        folder.rmdir()
 
 
 def _kept(context: Context, model: RCDM, h: np.ndarray, settings: dict[str, Any]) -> Path | None:
