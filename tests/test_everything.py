@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ import rcdm_core
 from rcdm_core import registry
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
-from rcdm_core.probes import PROBES, base
+from rcdm_core.probes import PROBES, base, everything
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.conclusion import conclude
 from rcdm_core.probes.everything import chosen, limited
+from rcdm_core.progress import Reporter
+from rcdm_core.versions import versions
 
 DATA = Shapes(90, seed=7)
 SMALL = {"only": "retention,variance,neighbours,broken", "count": 24, "samples": 2}
@@ -102,6 +105,38 @@ def test_what_is_done_stays_done_when_the_run_is_stopped_again(tmp_path: Path, m
     assert run(out, only="retention,variance")[1] == 0
 
 
+def test_a_result_stays_only_where_nothing_it_depends_on_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rcdm_core.metrics import fidelity
+
+    model = ExactRCDM("shapes-all")
+    model.path = Path("run")  # type: ignore[assignment]
+    context = Context(
+        **{"probe": PROBES["all"], "models": [model], "names": ["a"], "images": [], "data": DATA, "out": Path("out")},
+        **{"seed": 0, "precision": "auto", "sampler": "ddim", "steps": 2, "progress": Reporter(), "params": {}},
+    )
+
+    def key(name: str) -> str | None:
+        settings = everything._settings(context)
+        assert settings is not None
+        return everything._key(PROBES[name], PROBES[name].complete({}), settings)
+
+    before = {name: key(name) for name in ("variance", "quality")}
+    assert before == {name: key(name) for name in before}
+    changes: list[tuple[Any, str, Any]] = [
+        (model.config.data, "description", {"path": "nowhere at all"}),
+        (model, "representations", SimpleNamespace(record=lambda: {"path": "h.safetensors"})),
+        (DATA, "names", [f"other {name}" for name in DATA.names]),
+        (everything, "versions", lambda: {"scipy": "0"}),
+    ]
+    for owner, attribute, value in changes:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, attribute, value)
+            assert all(key(name) != before[name] for name in before), attribute
+    monkeypatch.setattr(fidelity, "find_weights", lambda choice: Path("inception.pth"))
+    assert key("variance") == before["variance"] and key("quality") != before["quality"]
+    assert {"scipy", "scikit-learn", "torch-fidelity"} <= set(versions())
+
+
 def test_the_page_is_one_file_with_a_section_a_probe(tmp_path: Path) -> None:
     run(tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
@@ -150,7 +185,14 @@ def test_which_probes_and_how_large() -> None:
     assert limited(PROBES["retention"], {"count": 4, "samples": 9})["count"] == 20
     assert limited(PROBES["retention"], {"count": 0, "samples": 0}) == PROBES["retention"].complete({})
     assert limited(PROBES["samples"], {"count": 4, "samples": 900})["samples"] == 8  # never more than its own
-    assert limited(PROBES["variance"], {"count": 4, "samples": 1})["samples"] == 2
+    for name, (parameter, least) in {
+        "variance": ("samples", 2),
+        "manipulation": ("samples", 2),
+        "quality": ("count", 2),
+        "unconditional": ("count", 2),
+        "training": ("count", 20),
+    }.items():
+        assert limited(PROBES[name], {"count": 1, "samples": 1})[parameter] == least
     with pytest.raises(TypeError, match="least"):
         dataclasses.replace(PROBES["variance"], least={"other": 2})
 

@@ -10,15 +10,18 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rcdm_core.errors import RCDMError, first_line
 from rcdm_core.probes.base import Context, Probe, Result, describe_model
 from rcdm_core.probes.conclusion import conclude
 from rcdm_core.probes.opening import check_least, data_of
-from rcdm_core.probes.pictures import Pictures, choose
+from rcdm_core.probes.pictures import Pictures, choose, default_data
 from rcdm_core.provider import Option
 from rcdm_core.versions import versions
+
+if TYPE_CHECKING:
+    from rcdm_core.data.source import ImageSource
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +52,7 @@ def run(context: Context) -> Result:
     found: dict[str, dict[str, Any]] = {}
     for number, probe in enumerate(probes.values(), 1):
         params = limited(probe, context.params)
-        key = None if settings is None else _digest({"probe": probe.name, "params": params, **settings})
+        key = None if settings is None else _key(probe, params, settings)
         out = context.out / probe.name
         where = f"{number} of {len(probes)}, {probe.name}"
         entry = entries.get(probe.name)
@@ -134,27 +137,41 @@ def _run_one(context: Context) -> dict[str, Any]:
     return {**entry, "seconds": round(time.monotonic() - began, 3)}
 
 
+def _key(probe: Probe, params: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """What a finished probe is known again by; None where it cannot be said."""
+    try:
+        depends = None if probe.depends is None else probe.depends(params)
+    except RCDMError:  # the probe itself will say it
+        return None
+    return _digest({"probe": probe.name, "params": params, "depends": depends, **settings})
+
+
 def _settings(context: Context) -> dict[str, Any] | None:
     """All that every probe's result depends on, but its own parameters; None for models that are not on disk."""
     models = [describe_model("", model, context.precision) for model in context.models]
     if any(model["bundle_digest"] is None for model in models):
         return None
-    data = context.data
     given = choose(context.images, None, context.models, count=0) if context.images else []
     return {
         "models": [
-            {key: model[key] for key in ("bundle_digest", "device", "computes_in", "provider")} for model in models
+            {key: model[key] for key in ("bundle_digest", "device", "computes_in", "provider", "representations")}
+            for model in models
         ],
+        "trainings": [_set(default_data(model)) for model in context.models],  # None: not at hand now
         "names": list(context.names),
-        "data": None
-        if data is None
-        else [data.describe()["fingerprint"], _digest([*zip(data.ids, data.labels or [], strict=False)])],
-        "label_names": data.label_names if data is not None else [],
-        "images": [picture.id for picture in given],
+        "data": _set(context.data),
+        "images": [[picture.id, picture.name] for picture in given],
         "sampling": [context.seed, context.sampler, context.steps],
         "representations": list(context.representations),
         "versions": versions(),
     }
+
+
+def _set(data: ImageSource | None) -> list[Any] | None:
+    """What identifies a set of pictures with their names and labels."""
+    if data is None:
+        return None
+    return [data.describe()["fingerprint"], _digest([data.ids, data.names, data.labels, data.label_names])]
 
 
 def _digest(value: Any) -> str:

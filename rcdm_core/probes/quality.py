@@ -254,4 +254,6 @@ PROBE = Probe(
         "shown": Option(int, 8, "samples that are shown"),
     },
     run=run,
+    least={"count": 2},
+    depends=lambda params: fidelity.find_weights(params["inception"]) is not None,
 )
