@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from exact_rcdm import ExactRCDM
+from PIL import Image
 
 import rcdm_core
 from rcdm_core import registry
@@ -20,6 +21,7 @@ from rcdm_core.probes import PROBES, base, everything
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.conclusion import conclude
 from rcdm_core.probes.everything import chosen, limited
+from rcdm_core.probes.pictures import Pictures
 from rcdm_core.progress import Reporter
 from rcdm_core.versions import versions
 
@@ -135,6 +137,51 @@ def test_a_result_stays_only_where_nothing_it_depends_on_has_changed(monkeypatch
     monkeypatch.setattr(fidelity, "find_weights", lambda choice: Path("inception.pth"))
     assert key("variance") == before["variance"] and key("quality") != before["quality"]
     assert {"scipy", "scikit-learn", "torch-fidelity"} <= set(versions())
+
+
+def test_a_probe_that_had_begun_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def early(context: Context) -> Result:
+        raise RCDMError("It takes more pictures.")
+
+    def late(context: Context) -> Result:
+        context.begin(Pictures([]), context.data)
+        raise RCDMError("The disk is full.")
+
+    probes = {run.__name__: Probe(run.__name__, "Stops", "no figure", {}, run) for run in (early, late)}
+    monkeypatch.setattr(registry, "probes", lambda: {"all": PROBES["all"], **probes})
+    result, _ = run(tmp_path / "out", only="")
+    assert {name: entry["status"] for name, entry in result.aggregates["probes"].items()} == {
+        "early": "left out",
+        "late": "failed",
+    }
+    assert result.failures == ["late failed: The disk is full."]
+
+
+def test_probes_of_sets_run_on_the_data_where_pictures_are_given_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (32, 32), "red").save(image)
+    given: dict[str, tuple[int, bool]] = {}
+
+    def noting(name: str) -> Probe:
+        def note(context: Context) -> Result:
+            given[name] = len(context.images), context.data is not None
+            raise RCDMError("Enough.")
+
+        return Probe(name, "Notes", "no figure", {}, note)
+
+    for name in everything.OF_SETS:  # they do refuse pictures by themselves
+        with pytest.raises(RCDMError, match="--image"):
+            rcdm_core.run_probe(name, models=[ExactRCDM()], images=[image], data=DATA, out=tmp_path / name)
+
+    probes = {"all": PROBES["all"], **{name: noting(name) for name in ("quality", "variance")}}
+    monkeypatch.setattr(registry, "probes", lambda: probes)
+    run(tmp_path / "out", only="", images=[image])
+    assert given == {"variance": (1, True), "quality": (0, True)}
+    given.clear()
+    run(tmp_path / "other", only="", images=[image], data=None)
+    assert given["quality"][0] == 1
 
 
 def test_the_page_is_one_file_with_a_section_a_probe(tmp_path: Path) -> None:

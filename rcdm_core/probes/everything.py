@@ -28,13 +28,15 @@ logger = logging.getLogger(__name__)
 NAME = "all"
 FIRST = ("retention", "invariance")  # what the answer rests on; the others follow by name
 DONE, LEFT_OUT, FAILED = "done", "left out", "failed"
+OF_SETS = ("class-mean", "confidence", "faithfulness", "linear-probe", "quality", "unconditional")  # refuse --image
 LIMITS = ("count", "samples")  # parameters that can be limited for all probes that have them
 
 
 def run(context: Context) -> Result:
     """Run every probe that can, and write the page of all; those of an earlier run with the same settings stay.
 
-    A probe that cannot run on these models and pictures is listed with its reason, one that fails with its error.
+    A probe that cannot run on these models and pictures is listed with its reason, one that fails with its error. Those
+    of OF_SETS run on the data alone where pictures are given as well.
 
     Raises RCDMError for an unknown name in `only` or `skip`.
     """
@@ -42,6 +44,7 @@ def run(context: Context) -> Result:
 
     check_least(context.params, count=0, samples=0)
     probes = chosen(context.params["only"], context.params["skip"])
+    apart = OF_SETS if context.images and context.data is not None else ()  # run on the data, without the images
     context = dataclasses.replace(context, data=data_of(context))  # opened once
     before = _before(context.out)
     result = context.begin(Pictures([]), context.data, pictures_given=len(context.images))
@@ -60,9 +63,10 @@ def run(context: Context) -> Result:
             context.progress.log(f"{where}: done before.")
         else:
             context.progress.log(f"{where}: {probe.summary[:1].lower()}{probe.summary[1:]}")
+            images = [] if probe.name in apart else context.images
             entries[probe.name] = entry = {
                 "key": key,
-                **_run_one(dataclasses.replace(context, probe=probe, out=out, params=params)),
+                **_run_one(dataclasses.replace(context, probe=probe, out=out, params=params, images=images)),
             }
             if entry["status"] != DONE:
                 context.progress.log(f"{probe.name} {says(entry)}")
@@ -116,19 +120,34 @@ def limited(probe: Probe, limits: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
+@dataclasses.dataclass(frozen=True)
+class _Watched(Context):
+    """A context that knows whether its probe found what it needs, and began."""
+
+    begun: list[bool] = dataclasses.field(default_factory=list)
+
+    def begin(self, pictures: Pictures, data: ImageSource | None = None, **found: Any) -> Result:
+        self.begun.append(True)
+        return super().begin(pictures, data, **found)
+
+
 def _run_one(context: Context) -> dict[str, Any]:
-    """Run one probe: its entry, with the reason where there is no result."""
+    """Run one probe: its entry, with the reason where there is no result.
+
+    What stops it before its result is begun makes it one that cannot run here; later it has failed.
+    """
     from rcdm_core.atomic import make_folder
     from rcdm_core.probes.running import run_context
 
     began = time.monotonic()
     entry: dict[str, Any] = {"status": DONE, "reason": None}
+    watched = _Watched(**{field.name: getattr(context, field.name) for field in dataclasses.fields(Context)})
     try:
         make_folder(context.out)
-        run_context(context)
+        run_context(watched)
         entry["result"] = _digest_of(context.out)
     except RCDMError as error:
-        entry |= {"status": LEFT_OUT, "reason": str(error)}
+        entry |= {"status": FAILED if watched.begun else LEFT_OUT, "reason": str(error)}
     except Exception as error:
         logger.info("The probe %s failed.", context.probe.name, exc_info=True)
         entry |= {"status": FAILED, "reason": first_line(error)}
