@@ -21,6 +21,7 @@ PROBES: dict[str, tuple[dict[str, Any], int]] = {
     "retention": ({"count": 70, "samples": 2, "pool": 0, "judge": "none", "rows": 1}, 3),
     "faithfulness": ({"count": 70, "samples": 2, "rows": 2}, 4),
     "invariance": ({"count": 3, "samples": 2, "pool": 0, "transform": "grayscale"}, 3),
+    "quality": ({"count": 130, "inception": "no", "shown": 2, "data": Shapes(300, seed=7)}, 3),
     "interpolation": ({"count": 2, "samples": 2, "points": 3}, 4),
 }
 
@@ -46,7 +47,7 @@ def run(name: str, out: Path, counting: Counting, **changes: Any) -> dict[str, b
     """The files of a run, without what names the time and the folder."""
     model = ExactRCDM("shapes-no-color")
     model.path, model.before_sampling = out.parent, counting
-    rcdm_core.run_probe(name, models=[model], data=DATA, out=out, **{**PROBES[name][0], **changes})
+    rcdm_core.run_probe(name, models=[model], out=out, **{"data": DATA, **PROBES[name][0], **changes})
     found = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"}
     result = json.loads(found["result.json"])
     found["result.json"] = json.dumps({k: v for k, v in result.items() if k not in ("started", "command")}).encode()
