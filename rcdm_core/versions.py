@@ -7,7 +7,10 @@ from importlib import metadata
 
 import rcdm_core
 
-PACKAGES = ("torch", "numpy", "pillow", "safetensors", "timm", "torchvision", "torch-fidelity")
+PACKAGES = (
+    *("torch", "numpy", "scipy", "scikit-learn", "pillow", "safetensors"),
+    *("timm", "torchvision", "torch-fidelity"),
+)
 
 
 def versions() -> dict[str, str]:

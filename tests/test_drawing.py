@@ -21,6 +21,7 @@ PROBES: dict[str, tuple[dict[str, Any], int]] = {
     "retention": ({"count": 70, "samples": 2, "pool": 0, "judge": "none", "rows": 1}, 3),
     "faithfulness": ({"count": 70, "samples": 2, "rows": 2}, 4),
     "invariance": ({"count": 3, "samples": 2, "pool": 0, "transform": "grayscale"}, 3),
+    "quality": ({"count": 130, "inception": "no", "shown": 2, "data": Shapes(300, seed=7)}, 3),
     "interpolation": ({"count": 2, "samples": 2, "points": 3}, 4),
 }
 
@@ -46,7 +47,7 @@ def run(name: str, out: Path, counting: Counting, **changes: Any) -> dict[str, b
     """The files of a run, without what names the time and the folder."""
     model = ExactRCDM("shapes-no-color")
     model.path, model.before_sampling = out.parent, counting
-    rcdm_core.run_probe(name, models=[model], data=DATA, out=out, **{**PROBES[name][0], **changes})
+    rcdm_core.run_probe(name, models=[model], out=out, **{"data": DATA, **PROBES[name][0], **changes})
     found = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"}
     result = json.loads(found["result.json"])
     found["result.json"] = json.dumps({k: v for k, v in result.items() if k not in ("started", "command")}).encode()
@@ -89,3 +90,17 @@ def test_of_a_model_in_memory_nothing_is_kept(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         rcdm_core.run_probe("samples", models=[model], data=DATA, out=tmp_path, **PROBES["samples"][0])
     assert not (tmp_path / drawing.FOLDER).exists()
+
+
+def test_only_own_files_are_removed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    others = [out / "drawn" / "by-hand.npz", out / drawing.FOLDER / "notes.txt"]
+    own = [out / drawing.FOLDER / f"{'0a' * 16}.npz", out / drawing.FOLDER / f".{'0a' * 16}.npz.machine.1.tmp"]
+    for path in (*others, *own):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    drawing.forget(out)
+    assert all(path.exists() for path in others) and not any(path.exists() for path in own)
+    others[1].unlink()
+    drawing.forget(out)
+    assert not (out / drawing.FOLDER).exists() and others[0].exists()

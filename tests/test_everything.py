@@ -6,19 +6,24 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from exact_rcdm import ExactRCDM
+from PIL import Image
 
 import rcdm_core
 from rcdm_core import registry
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
-from rcdm_core.probes import PROBES, base
+from rcdm_core.probes import PROBES, base, everything
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.conclusion import conclude
 from rcdm_core.probes.everything import chosen, limited
+from rcdm_core.probes.pictures import Pictures
+from rcdm_core.progress import Reporter
+from rcdm_core.versions import versions
 
 DATA = Shapes(90, seed=7)
 SMALL = {"only": "retention,variance,neighbours,broken", "count": 24, "samples": 2}
@@ -83,6 +88,102 @@ def test_what_can_run_runs_and_the_rest_has_a_reason(tmp_path: Path) -> None:
     assert places == sorted(places)
 
 
+def test_what_is_done_stays_done_when_the_run_is_stopped_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+
+    def stopped(context: Context) -> Result:
+        raise KeyboardInterrupt
+
+    run(out, only="retention")
+    probes = {**registry.probes(), "stopped": Probe("stopped", "Stops", "no figure", {}, stopped)}
+    monkeypatch.setattr(registry, "probes", lambda: probes)
+    for only in ("variance,stopped", "stopped"):  # the second one is stopped before anything is done
+        with pytest.raises(KeyboardInterrupt):
+            run(out, only=only)
+    result, asked = run(out, only="variance")
+    assert asked == 0 and list(result.aggregates["probes"]) == ["variance", "retention"]
+    page = (out / "report.html").read_text()
+    assert 'id="variance"' in page and 'id="retention"' not in page
+    assert run(out, only="retention,variance")[1] == 0
+
+
+def test_a_result_stays_only_where_nothing_it_depends_on_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rcdm_core.metrics import fidelity
+
+    model = ExactRCDM("shapes-all")
+    model.path = Path("run")  # type: ignore[assignment]
+    context = Context(
+        **{"probe": PROBES["all"], "models": [model], "names": ["a"], "images": [], "data": DATA, "out": Path("out")},
+        **{"seed": 0, "precision": "auto", "sampler": "ddim", "steps": 2, "progress": Reporter(), "params": {}},
+    )
+
+    def key(name: str) -> str | None:
+        settings = everything._settings(context)
+        assert settings is not None
+        return everything._key(PROBES[name], PROBES[name].complete({}), settings)
+
+    before = {name: key(name) for name in ("variance", "quality")}
+    assert before == {name: key(name) for name in before}
+    changes: list[tuple[Any, str, Any]] = [
+        (model.config.data, "description", {"path": "nowhere at all"}),
+        (model, "representations", SimpleNamespace(record=lambda: {"path": "h.safetensors"})),
+        (DATA, "names", [f"other {name}" for name in DATA.names]),
+        (everything, "versions", lambda: {"scipy": "0"}),
+    ]
+    for owner, attribute, value in changes:
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, attribute, value)
+            assert all(key(name) != before[name] for name in before), attribute
+    monkeypatch.setattr(fidelity, "find_weights", lambda choice: Path("inception.pth"))
+    assert key("variance") == before["variance"] and key("quality") != before["quality"]
+    assert {"scipy", "scikit-learn", "torch-fidelity"} <= set(versions())
+
+
+def test_a_probe_that_had_begun_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def early(context: Context) -> Result:
+        raise RCDMError("It takes more pictures.")
+
+    def late(context: Context) -> Result:
+        context.begin(Pictures([]), context.data)
+        raise RCDMError("The disk is full.")
+
+    probes = {run.__name__: Probe(run.__name__, "Stops", "no figure", {}, run) for run in (early, late)}
+    monkeypatch.setattr(registry, "probes", lambda: {"all": PROBES["all"], **probes})
+    result, _ = run(tmp_path / "out", only="")
+    assert {name: entry["status"] for name, entry in result.aggregates["probes"].items()} == {
+        "early": "left out",
+        "late": "failed",
+    }
+    assert result.failures == ["late failed: The disk is full."]
+
+
+def test_probes_of_sets_run_on_the_data_where_pictures_are_given_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "a.png"
+    Image.new("RGB", (32, 32), "red").save(image)
+    given: dict[str, tuple[int, bool]] = {}
+
+    def noting(name: str) -> Probe:
+        def note(context: Context) -> Result:
+            given[name] = len(context.images), context.data is not None
+            raise RCDMError("Enough.")
+
+        return Probe(name, "Notes", "no figure", {}, note)
+
+    for name in everything.OF_SETS:  # they do refuse pictures by themselves
+        with pytest.raises(RCDMError, match="--image"):
+            rcdm_core.run_probe(name, models=[ExactRCDM()], images=[image], data=DATA, out=tmp_path / name)
+
+    probes = {"all": PROBES["all"], **{name: noting(name) for name in ("quality", "variance")}}
+    monkeypatch.setattr(registry, "probes", lambda: probes)
+    run(tmp_path / "out", only="", images=[image])
+    assert given == {"variance": (1, True), "quality": (0, True)}
+    given.clear()
+    run(tmp_path / "other", only="", images=[image], data=None)
+    assert given["quality"][0] == 1
+
+
 def test_the_page_is_one_file_with_a_section_a_probe(tmp_path: Path) -> None:
     run(tmp_path / "out")
     page = (tmp_path / "out" / "report.html").read_text()
@@ -131,7 +232,14 @@ def test_which_probes_and_how_large() -> None:
     assert limited(PROBES["retention"], {"count": 4, "samples": 9})["count"] == 20
     assert limited(PROBES["retention"], {"count": 0, "samples": 0}) == PROBES["retention"].complete({})
     assert limited(PROBES["samples"], {"count": 4, "samples": 900})["samples"] == 8  # never more than its own
-    assert limited(PROBES["variance"], {"count": 4, "samples": 1})["samples"] == 2
+    for name, (parameter, least) in {
+        "variance": ("samples", 2),
+        "manipulation": ("samples", 2),
+        "quality": ("count", 2),
+        "unconditional": ("count", 2),
+        "training": ("count", 20),
+    }.items():
+        assert limited(PROBES[name], {"count": 1, "samples": 1})[parameter] == least
     with pytest.raises(TypeError, match="least"):
         dataclasses.replace(PROBES["variance"], least={"other": 2})
 

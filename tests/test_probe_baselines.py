@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ import rcdm_core
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.encoder import Encoder, resize_for_encoder
 from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.paired import holm
+from rcdm_core.probes import base
 from rcdm_core.probes.base import Result
+from rcdm_core.probes.baselines import METHODS
 from rcdm_core.probes.inversion import deep_image_prior, match_pixels, total_variation
 
 DATA = Shapes(40, seed=3)
@@ -128,6 +132,50 @@ def test_the_output(result: Result) -> None:
 def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(RCDMError, match=message):
         rcdm_core.run_probe("baselines", models=[LinearRCDM("x")], data=DATA, out=tmp_path, **arguments)
+
+
+def test_what_does_not_say_that_it_has_no_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LinearRCDM("cut")
+    monkeypatch.setattr(Linear, "forward", lambda self, images: (images.flatten(1) @ self.weight.T).detach())
+    assert model.encoder.differentiable
+    with pytest.raises(RCDMError, match="encoder of cut has no gradient"):
+        rcdm_core.run_probe("baselines", models=[model], data=DATA, out=tmp_path)
+
+
+def test_methods_are_compared_in_random_pairs_and_corrected_over_all_models(tmp_path: Path) -> None:
+    models = [LinearRCDM("one"), LinearRCDM("two")]
+    settings: dict[str, Any] = {"count": 8, "samples": 1, "pool": 20, "iterations": 2}
+    found = rcdm_core.run_probe("baselines", models=models, data=DATA, out=tmp_path, **settings).aggregates
+    rows = [(name, d) for name in ("one", "two") for d in found["differences"][name]]
+    assert [d["p_holm"] for _, d in rows] == holm([d["p"] for _, d in rows]) and len(rows) == 6
+    for name, d in rows:
+        first, second = (
+            next(found[name][key] for key, title in METHODS.items() if title == d[end]) for end in ("first", "second")
+        )
+        expected = first["relative"]["value"] - second["relative"]["value"]
+        assert d["difference"]["value"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_seconds_are_those_of_the_sampling_also_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_bundle_digest", lambda folder: "digest")
+    settings: dict[str, Any] = {"count": 2, "samples": 1, "pool": 20, "iterations": 1, "data": DATA, "out": tmp_path}
+    calls: list[int] = []
+
+    def slow() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        time.sleep(0.2)
+
+    model = LinearRCDM("slow")
+    model.path, model.before_sampling = tmp_path, slow  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        rcdm_core.run_probe("baselines", models=[model], **settings)
+    result = rcdm_core.run_probe("baselines", models=[model], **settings)
+    assert len(calls) == 3
+    assert all(record["models"]["slow"]["rcdm"]["seconds"] >= 0.2 for record in result.images)
 
 
 def test_an_encoder_without_a_gradient(tmp_path: Path) -> None:

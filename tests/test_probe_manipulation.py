@@ -128,6 +128,7 @@ def test_bad_input(tmp_path: Path) -> None:
         ({"among": "all"}, "among is 'all'"),
         ({"share": 0.7}, "share is 0.7"),
         ({"samples": 1}, "samples is 1"),
+        ({"training": -1}, "training is -1"),
         ({"partner": str(path)}, "--partner is for swapping"),
         ({"mode": "swap", "images": [path, path]}, "takes two different pictures"),
         ({"mode": "swap", "images": [path], "partner": str(path)}, "is the picture itself"),

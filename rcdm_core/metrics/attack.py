@@ -90,11 +90,16 @@ NO_GRADIENT = (
 
 def check_differentiable(encoder: nn.Module, name: str) -> None:
     """Raise RCDMError for an encoder that an attack cannot follow."""
-    if not getattr(encoder, "differentiable", True):
+    if not is_differentiable(encoder):
         raise RCDMError(NO_GRADIENT.format(f"The encoder of {name}"))
+
+
+def is_differentiable(encoder: nn.Module) -> bool:
+    """Whether h has a gradient in the pictures, which is tried where the encoder does not deny it."""
+    if not getattr(encoder, "differentiable", True):
+        return False
     side = int(encoder.image_size)  # type: ignore[arg-type]
     with torch.enable_grad():
         device = next((buffer.device for buffer in [*encoder.buffers(), *encoder.parameters()]), None)
         x = torch.full((1, 3, side, side), 0.5, device=device, requires_grad=True)
-        if not encoder(x).requires_grad:
-            raise RCDMError(NO_GRADIENT.format(f"The encoder of {name}"))
+        return bool(encoder(x).requires_grad)

@@ -42,6 +42,9 @@ class Probe:
     parameters  its own options, by name, beside those that every probe has
     run         run(context) -> Result
     least       the smallest value of a parameter that makes sense, where that is not 1: the probe `all` goes no lower
+    depends     depends(parameters) -> what of this machine, in JSON's types, the result depends on beside models,
+                pictures, parameters and versions, such as whether a file is at hand: where it is another one, the probe
+                `all` runs the probe anew
 
     Raises TypeError naming the field that is wrong.
     """
@@ -52,6 +55,7 @@ class Probe:
     parameters: Mapping[str, Option]
     run: Callable[[Context], Result]
     least: Mapping[str, int] = field(default_factory=dict)
+    depends: Callable[[Mapping[str, Any]], Any] | None = None
 
     def __post_init__(self) -> None:
         for attribute in ("name", "summary", "figure"):
@@ -60,6 +64,8 @@ class Probe:
                 raise TypeError(f"a probe's {attribute} is a text, not {value!r}")
         if not callable(self.run):
             raise TypeError(f"probe {self.name!r}: run is a function, not {self.run!r}")
+        if self.depends is not None and not callable(self.depends):
+            raise TypeError(f"probe {self.name!r}: depends is a function or None, not {self.depends!r}")
         if not isinstance(self.parameters, Mapping):
             raise TypeError(f"probe {self.name!r}: parameters is a mapping from names to Option")
         for name, option in self.parameters.items():

@@ -7,13 +7,14 @@ network. All may be near to h; how near, how rough the picture is as against the
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import bootstrap_mean
-from rcdm_core.metrics.paired import compare
+from rcdm_core.metrics.paired import Difference, compare, holm
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
@@ -34,6 +35,7 @@ def run(context: Context) -> Result:
 
     Raises RCDMError for parameters out of range, an unconditional model, or an encoder without a gradient.
     """
+    from rcdm_core.metrics.attack import is_differentiable
     from rcdm_core.report.baselines import write_report
 
     params = context.params
@@ -45,7 +47,7 @@ def run(context: Context) -> Result:
         raise RCDMError(f"tv is {params['tv']:g}, but expected a weight of at least 0.")
     check_conditional(context)
     for name, model in zip(context.names, context.models, strict=True):
-        if not model.encoder.differentiable:
+        if not is_differentiable(model.encoder):
             raise RCDMError(
                 f"The encoder of {name} has no gradient, which the probe baselines descends along; give a model of "
                 "another encoder."
@@ -78,13 +80,19 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
-    result.aggregates["differences"] = {}
+    differences: list[tuple[str, Difference]] = []
     for name, reference in zip(context.names, references, strict=True):
         of_model = [record["models"][name] for record in result.images]
         result.aggregates[name] = {method: _aggregate(of_model, method, reference, context.seed) for method in METHODS}
-        apart = {METHODS[method]: np.array([one[method]["square"] for one in of_model]) for method in METHODS}
-        result.aggregates["differences"][name] = [d.as_json() for d in compare(apart, seed=context.seed)]
+        unit = reference.mean(reference.squares) or np.nan
+        apart = {METHODS[method]: np.array([one[method]["square"] for one in of_model]) / unit for method in METHODS}
+        differences += [(name, found) for found in compare(apart, seed=context.seed)]
         result.answer.append(answer(name, result.aggregates[name]))
+    corrected = iter(holm([found.p for _, found in differences if found.p is not None]))
+    of_models: dict[str, list[dict[str, Any]]] = {name: [] for name in context.names}
+    for name, found in differences:
+        of_models[name].append(replace(found, p_holm=None if found.p is None else next(corrected)).as_json())
+    result.aggregates["differences"] = of_models
     write_report(result, context, rows)
     return result
 
@@ -103,9 +111,8 @@ def _methods(
     real = float(total_variation(torch.from_numpy(read_arrays([picture], model.image_size, fit_of(model))))[0])
     shown: dict[str, np.ndarray] = {}
     seconds: dict[str, float] = {}
-    begun = time.perf_counter()
-    shown["rcdm"] = draw(context, model, h, params["samples"], [picture.id]).samples[0]
-    seconds["rcdm"] = (time.perf_counter() - begun) / params["samples"]
+    sampled = draw(context, model, h, params["samples"], [picture.id], encoded=0)
+    shown["rcdm"], seconds["rcdm"] = sampled.samples[0], sampled.seconds / params["samples"]
     for method, descend, rate in (
         ("pixels", match_pixels, params["rate"]),
         ("prior", deep_image_prior, params["prior_rate"]),

@@ -1,6 +1,6 @@
 """Samples of rows of h, and what the encoder makes of them: what all probes do with a model.
 
-What has been drawn is kept in OUT/drawn until the probe is done, so that one that was stopped goes on where it was.
+What has been drawn is kept in OUT/.rcdm-drawn until the probe is done: one that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
+import re
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,15 +26,20 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
 BLOCK = 64  # samples drawn at a time, about: what is done is on disk after each block
-FOLDER = "drawn"  # in OUT, while the probe runs
+FOLDER = ".rcdm-drawn"  # in OUT, while the probe runs
+_OWN = re.compile(r"[0-9a-f]{32}\.npz|\.[0-9a-f]{32}\.npz\..*\.tmp")  # a block, or one that a kill left unfinished
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """samples: float32 [B, n, 3, S, S] in [0, 1]. h: of the samples, encoded again, float64 [B, n, dim]."""
+    """samples: float32 [B, n, 3, S, S] in [0, 1]. h: of the samples, encoded again, float64 [B, n, dim].
+
+    seconds: that the sampling took, without the encoding, when it was done.
+    """
 
     samples: np.ndarray
     h: np.ndarray
+    seconds: float = 0.0
 
 
 def draw(
@@ -62,6 +68,7 @@ def draw(
     if kept is not None and (before := _read(kept)) is not None:
         context.progress.update(len(h) * n)
         return before
+    begun = time.perf_counter()
     samples = model.sample(
         torch.from_numpy(h),
         n,
@@ -69,23 +76,28 @@ def draw(
         precision=context.precision,
         progress=context.progress.update,
         **settings,
-    )
+    ).cpu()  # which waits for the device
+    seconds = time.perf_counter() - begun
     again = np.zeros((len(h), 0, h.shape[1]))
     if encoded:
         first = samples[:, :encoded]
         again = model.encode(first.flatten(0, 1)).unflatten(0, first.shape[:2]).numpy().astype(np.float64)
-    drawn = Drawn(samples.numpy(), again)
+    drawn = Drawn(samples.numpy(), again, seconds)
     if kept is not None:
         make_folder(kept.parent)
         with replacing(kept) as temporary, temporary.open("wb") as file:
-            np.savez(file, samples=drawn.samples, h=drawn.h)
+            np.savez(file, samples=drawn.samples, h=drawn.h, seconds=drawn.seconds)
     return drawn
 
 
 def forget(out: Path) -> None:
-    """Remove what `draw` kept, once a probe is done."""
+    """Remove what `draw` kept, once a probe is done, and nothing else that may be in its folder."""
+    folder = out / FOLDER
     with contextlib.suppress(OSError):
-        shutil.rmtree(out / FOLDER)
+        for path in list(folder.iterdir()):
+            if _OWN.fullmatch(path.name):
+                path.unlink()
+        folder.rmdir()
 
 
 def _kept(context: Context, model: RCDM, h: np.ndarray, settings: dict[str, Any]) -> Path | None:
@@ -108,7 +120,7 @@ def _read(path: Path) -> Drawn | None:
     """What was written there; None where there is nothing, or a broken file."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Drawn(file["samples"], file["h"])
+            return Drawn(file["samples"], file["h"], float(file["seconds"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

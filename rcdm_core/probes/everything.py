@@ -10,28 +10,33 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rcdm_core.errors import RCDMError, first_line
 from rcdm_core.probes.base import Context, Probe, Result, describe_model
 from rcdm_core.probes.conclusion import conclude
 from rcdm_core.probes.opening import check_least, data_of
-from rcdm_core.probes.pictures import Pictures, choose
+from rcdm_core.probes.pictures import Pictures, choose, default_data
 from rcdm_core.provider import Option
 from rcdm_core.versions import versions
+
+if TYPE_CHECKING:
+    from rcdm_core.data.source import ImageSource
 
 logger = logging.getLogger(__name__)
 
 NAME = "all"
 FIRST = ("retention", "invariance")  # what the answer rests on; the others follow by name
 DONE, LEFT_OUT, FAILED = "done", "left out", "failed"
+OF_SETS = ("class-mean", "confidence", "faithfulness", "linear-probe", "quality", "unconditional")  # refuse --image
 LIMITS = ("count", "samples")  # parameters that can be limited for all probes that have them
 
 
 def run(context: Context) -> Result:
     """Run every probe that can, and write the page of all; those of an earlier run with the same settings stay.
 
-    A probe that cannot run on these models and pictures is listed with its reason, one that fails with its error.
+    A probe that cannot run on these models and pictures is listed with its reason, one that fails with its error. Those
+    of OF_SETS run on the data alone where pictures are given as well.
 
     Raises RCDMError for an unknown name in `only` or `skip`.
     """
@@ -39,16 +44,18 @@ def run(context: Context) -> Result:
 
     check_least(context.params, count=0, samples=0)
     probes = chosen(context.params["only"], context.params["skip"])
+    apart = OF_SETS if context.images and context.data is not None else ()  # run on the data, without the images
     context = dataclasses.replace(context, data=data_of(context))  # opened once
     before = _before(context.out)
     result = context.begin(Pictures([]), context.data, pictures_given=len(context.images))
     entries: dict[str, dict[str, Any]] = result.aggregates.setdefault("probes", {})
-    entries.update({name: entry for name, entry in before.items() if name in probes and entry["status"] == DONE})
+    entries.update({name: entry for name, entry in before.items() if name not in probes or entry["status"] == DONE})
+    result.save()  # what an earlier run did is not forgotten, should this one be stopped
     settings = _settings(context)
     found: dict[str, dict[str, Any]] = {}
     for number, probe in enumerate(probes.values(), 1):
         params = limited(probe, context.params)
-        key = None if settings is None else _digest({"probe": probe.name, "params": params, **settings})
+        key = None if settings is None else _key(probe, params, settings)
         out = context.out / probe.name
         where = f"{number} of {len(probes)}, {probe.name}"
         entry = entries.get(probe.name)
@@ -56,9 +63,10 @@ def run(context: Context) -> Result:
             context.progress.log(f"{where}: done before.")
         else:
             context.progress.log(f"{where}: {probe.summary[:1].lower()}{probe.summary[1:]}")
+            images = [] if probe.name in apart else context.images
             entries[probe.name] = entry = {
                 "key": key,
-                **_run_one(dataclasses.replace(context, probe=probe, out=out, params=params)),
+                **_run_one(dataclasses.replace(context, probe=probe, out=out, params=params, images=images)),
             }
             if entry["status"] != DONE:
                 context.progress.log(f"{probe.name} {says(entry)}")
@@ -67,11 +75,12 @@ def run(context: Context) -> Result:
             found[probe.name] = json.loads((out / "result.json").read_text())
         elif entry["status"] == FAILED:
             result.failures.append(f"{probe.name} failed: {entry['reason']}")
-    result.aggregates["probes"] = {name: entries[name] for name in probes}
-    reasons = {name: entry["reason"] for name, entry in entries.items() if entry["status"] != DONE}
+    now = {name: entries[name] for name in probes}
+    result.aggregates["probes"] = now | entries  # those of earlier runs that this one was not to run come last
+    reasons = {name: entry["reason"] for name, entry in now.items() if entry["status"] != DONE}
     conclusion = conclude(context.names, found, reasons)
     result.answer = conclusion.answer
-    result.notes += [f"{name} {says(entry)}" for name, entry in entries.items() if entry["status"] != DONE]
+    result.notes += [f"{name} {says(entry)}" for name, entry in now.items() if entry["status"] != DONE]
     write_report(result, context, probes, found, conclusion)
     return result
 
@@ -111,19 +120,34 @@ def limited(probe: Probe, limits: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
+@dataclasses.dataclass(frozen=True)
+class _Watched(Context):
+    """A context that knows whether its probe found what it needs, and began."""
+
+    begun: list[bool] = dataclasses.field(default_factory=list)
+
+    def begin(self, pictures: Pictures, data: ImageSource | None = None, **found: Any) -> Result:
+        self.begun.append(True)
+        return super().begin(pictures, data, **found)
+
+
 def _run_one(context: Context) -> dict[str, Any]:
-    """Run one probe: its entry, with the reason where there is no result."""
+    """Run one probe: its entry, with the reason where there is no result.
+
+    What stops it before its result is begun makes it one that cannot run here; later it has failed.
+    """
     from rcdm_core.atomic import make_folder
     from rcdm_core.probes.running import run_context
 
     began = time.monotonic()
     entry: dict[str, Any] = {"status": DONE, "reason": None}
+    watched = _Watched(**{field.name: getattr(context, field.name) for field in dataclasses.fields(Context)})
     try:
         make_folder(context.out)
-        run_context(context)
+        run_context(watched)
         entry["result"] = _digest_of(context.out)
     except RCDMError as error:
-        entry |= {"status": LEFT_OUT, "reason": str(error)}
+        entry |= {"status": FAILED if watched.begun else LEFT_OUT, "reason": str(error)}
     except Exception as error:
         logger.info("The probe %s failed.", context.probe.name, exc_info=True)
         entry |= {"status": FAILED, "reason": first_line(error)}
@@ -132,27 +156,41 @@ def _run_one(context: Context) -> dict[str, Any]:
     return {**entry, "seconds": round(time.monotonic() - began, 3)}
 
 
+def _key(probe: Probe, params: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """What a finished probe is known again by; None where it cannot be said."""
+    try:
+        depends = None if probe.depends is None else probe.depends(params)
+    except RCDMError:  # the probe itself will say it
+        return None
+    return _digest({"probe": probe.name, "params": params, "depends": depends, **settings})
+
+
 def _settings(context: Context) -> dict[str, Any] | None:
     """All that every probe's result depends on, but its own parameters; None for models that are not on disk."""
     models = [describe_model("", model, context.precision) for model in context.models]
     if any(model["bundle_digest"] is None for model in models):
         return None
-    data = context.data
     given = choose(context.images, None, context.models, count=0) if context.images else []
     return {
         "models": [
-            {key: model[key] for key in ("bundle_digest", "device", "computes_in", "provider")} for model in models
+            {key: model[key] for key in ("bundle_digest", "device", "computes_in", "provider", "representations")}
+            for model in models
         ],
+        "trainings": [_set(default_data(model)) for model in context.models],  # None: not at hand now
         "names": list(context.names),
-        "data": None
-        if data is None
-        else [data.describe()["fingerprint"], _digest([*zip(data.ids, data.labels or [], strict=False)])],
-        "label_names": data.label_names if data is not None else [],
-        "images": [picture.id for picture in given],
+        "data": _set(context.data),
+        "images": [[picture.id, picture.name] for picture in given],
         "sampling": [context.seed, context.sampler, context.steps],
         "representations": list(context.representations),
         "versions": versions(),
     }
+
+
+def _set(data: ImageSource | None) -> list[Any] | None:
+    """What identifies a set of pictures with their names and labels."""
+    if data is None:
+        return None
+    return [data.describe()["fingerprint"], _digest([data.ids, data.names, data.labels, data.label_names])]
 
 
 def _digest(value: Any) -> str:

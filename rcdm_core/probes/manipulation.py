@@ -43,7 +43,7 @@ def run(context: Context) -> Result:
     from rcdm_core.report.manipulation import write_report
 
     params = context.params
-    check_least(params, samples=2, count=1, neighbours=1, pool=2)
+    check_least(params, samples=2, count=1, neighbours=1, pool=2, training=0)
     if params["mode"] not in (ZERO, SWAP) or params["among"] not in AMONG:
         raise RCDMError(
             f"mode is {params['mode']!r} and among is {params['among']!r}; expected {ZERO} or {SWAP}, and "
@@ -283,4 +283,5 @@ PROBE = Probe(
         "training": Option(int, 5000, "pictures of the training to look for neighbours among; 0: all"),
     },
     run=run,
+    least={"samples": 2, "pool": 2},
 )

@@ -19,7 +19,7 @@ from rcdm_core.metrics import fidelity
 from rcdm_core.metrics.frechet import Resampled, distances
 from rcdm_core.metrics.paired import holm
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.drawing import BLOCK
+from rcdm_core.probes.drawing import BLOCK, draw
 from rcdm_core.probes.kernel_density import PARAMETERS, density, stream
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, few
 from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
@@ -121,8 +121,6 @@ def _sets(
     context: Context, m: int, first: Pictures, second: Pictures, data: ImageSource | None
 ) -> dict[str, np.ndarray]:
     """Samples, the real pictures of the first half, and those of the second: uint8 [n, 3, S, S] each."""
-    import torch
-
     name, model = context.names[m], context.models[m]
     streams = [picture.id for picture in first]
     drawn_h = None
@@ -134,17 +132,8 @@ def _sets(
     for start in range(0, len(first), BLOCK):
         block = slice(start, start + BLOCK)
         h = h_of(model, first[block]) if drawn_h is None else drawn_h[block].astype(np.float32)
-        samples = model.sample(
-            torch.from_numpy(h),
-            1,
-            seed=context.seed,
-            streams=streams[block],
-            sampler=context.sampler,
-            steps=context.steps,
-            precision=context.precision,
-            progress=context.progress.update,
-        )
-        parts["samples"].append(np.round(samples[:, 0].numpy() * 255).astype(np.uint8))
+        samples = draw(context, model, h, 1, streams[block], encoded=0).samples[:, 0]
+        parts["samples"].append(np.round(samples * 255).astype(np.uint8))
         for key, pictures in (("real", first), ("reference", second)):
             shown = read_arrays(pictures[block], model.image_size, fit_of(model))
             parts[key].append(np.round(shown * 255).astype(np.uint8))
@@ -254,4 +243,6 @@ PROBE = Probe(
         "shown": Option(int, 8, "samples that are shown"),
     },
     run=run,
+    least={"count": 2},
+    depends=lambda params: fidelity.find_weights(params["inception"]) is not None,
 )

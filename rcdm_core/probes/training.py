@@ -27,12 +27,14 @@ MEASURES = {"rendered": "rendered", "decodable": "decodable"}
 def run(context: Context) -> Result:
     """Samples and both retentions of every checkpoint, in the order of the models, and what moves beyond chance.
 
-    Raises RCDMError for fewer than two models, places that do not fit, and as the probe retention.
+    Raises RCDMError for fewer than two models, models that are no checkpoints of one encoder, places that do not fit,
+    and as the probe retention.
     """
     from rcdm_core.report.training import draw_samples, plot, write_report
 
     if len(context.models) < 2:
         raise RCDMError("The probe training compares checkpoints; give the model of each with --model, in their order.")
+    check_checkpoints(context)
     at, numbered = places(context.names, context.params["at"])
     about = measured(context)
     result = about.result
@@ -50,6 +52,26 @@ def run(context: Context) -> Result:
         draw_samples(result.add_file("samples.png"), context.names, about.rows)
     write_report(result, context, about.rows, charts)
     return result
+
+
+def check_checkpoints(context: Context) -> None:
+    """Raise RCDMError unless the models are of one provider with the same options, and no two of the same weights."""
+    first = context.models[0].config.provider
+    seen: dict[str, str] = {}
+    for name, model in zip(context.names, context.models, strict=True):
+        provider = model.config.provider
+        if (provider.name, provider.options) != (first.name, first.options):
+            other = f"is of {provider.name}" + (" with other options" if provider.name == first.name else "")
+            raise RCDMError(
+                f"The probe training compares checkpoints of one encoder, but {name} {other} and {context.names[0]} of "
+                f"{first.name}; give models that rcdm train --weights made with one provider."
+            )
+        if provider.weights_digest in seen:
+            raise RCDMError(
+                f"The probe training compares checkpoints, but {name} and {seen[provider.weights_digest]} have an "
+                "encoder of the same weights; give one model of each checkpoint."
+            )
+        seen[provider.weights_digest] = name
 
 
 def places(names: Sequence[str], given: str) -> tuple[list[float], bool]:
@@ -71,14 +93,8 @@ def places(names: Sequence[str], given: str) -> tuple[list[float], bool]:
 
 
 def _notes(context: Context) -> list[str]:
-    """On models that differ in more than the checkpoint."""
+    """On generators that differ in more than the checkpoint."""
     notes = []
-    providers = {model.config.provider.name for model in context.models}
-    if len(providers) > 1:
-        notes.append(
-            f"The models are of several providers ({', '.join(sorted(providers))}): what moves may be the "
-            "architecture, not the training."
-        )
     steps = {model.config.step for model in context.models}
     if len(steps) > 1:
         notes.append(
@@ -130,4 +146,5 @@ PROBE = Probe(
         "at": Option(str, "", "epochs or steps of the checkpoints, with commas; otherwise the numbers of their names"),
     },
     run=run,
+    least=RETENTION.least,
 )

@@ -150,4 +150,5 @@ PROBE = Probe(
         "rows": Option(int, 12, "drawn h that are shown"),
     },
     run=run,
+    least={"count": 2, "pool": LEAST_POOL},
 )

@@ -36,8 +36,8 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow]) -> P
         for name, of_model in result.aggregates["differences"].items()
         for d in of_model
     ]
-    note = "p: Wilcoxon's signed-rank test over the pictures; corrected: Holm's, for the pairs of a model."
-    title = "Methods against each other: squared distance to h"
+    note = "p: of the mean, by flipping signs of pictures, two-sided; corrected: Holm's, for all rows."
+    title = "Methods against each other: squared distance to h, in that of random pairs"
     against = Table(title, ["", "difference", "p", "corrected"], found, note)
     caption = "The picture, and what has its h by each method. Beside them: the squared distance from it, and seconds."
     figure = Figure(rows, list(METHODS.values()), caption)

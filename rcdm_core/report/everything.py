@@ -38,7 +38,7 @@ def write_report(
         chips=CHIPS,
         probes=probes,
         found=found,
-        entries=result.aggregates["probes"],
+        entries={name: result.aggregates["probes"][name] for name in probes},
         sections={name: section(context.out / name) for name in found},
         figures={name: figures(context.out / name, found[name]["files"]) for name in found},
     )

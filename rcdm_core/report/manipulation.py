@@ -56,7 +56,7 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow], foun
         replace(
             one,
             title="Most against least common",
-            note="p: Wilcoxon's signed-rank test over the pictures, two-sided; corrected: Holm's, for all rows.",
+            note="p: of the mean, by flipping signs of pictures, two-sided; corrected: Holm's, for all rows.",
         )
         for one in differences(found, "")
     ]
