@@ -64,9 +64,9 @@ def replacing(path: Path, option: str = "--out") -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """`replacing` for a short UTF-8 text."""
+    r"""`replacing` for a short UTF-8 text. A byte of a file's name that is not UTF-8 becomes \udcff, as JSON has it."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def create_folder(path: Path, fill: Callable[[Path], None]) -> None:
