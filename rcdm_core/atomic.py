@@ -119,7 +119,12 @@ def _is_running(process: int) -> bool:
 
 
 def make_folder(path: Path, option: str = "--out") -> Path:
-    """Create the folder and its parents. Raises RCDMError when that is not permitted or a file is in the way."""
+    """Create the folder and its parents. Raises RCDMError when that is not permitted, a file is in the way, or the path
+    is not UTF-8, which safetensors cannot open."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise RCDMError(f"The path {path} is not UTF-8; choose another folder with {option}.") from error
     with explain_failures(Path(path), option):
         Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)

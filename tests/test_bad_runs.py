@@ -133,8 +133,7 @@ def test_names_of_files_that_are_no_text(arguments: Make, tmp_path: Path) -> Non
             pytest.skip("this file system takes no such names")
         (data / f"{number:03d}.png").unlink()
         (data / f"not{name}").write_text(f"no picture {number}")
-    out = tmp_path / os.fsdecode(b"r\xfcn")
-    train(arguments(out=out, steps=1))
+    out = train(arguments(steps=1))
     skipped = (out / "skipped.txt").read_text(encoding="utf-8").splitlines()
     assert sorted(line.partition(": ")[0] for line in skipped) == ["notcaf\\udce9\x1b.png", "nottwo\\nlines.png"]
     common = ("--model", out, "--sampling-steps", 1, "--device", "cpu", "--image", data)
@@ -142,6 +141,12 @@ def test_names_of_files_that_are_no_text(arguments: Make, tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     names = [record["name"] for record in json.loads((tmp_path / "probe" / "result.json").read_text())["images"]]
     assert set(odd) & set(names) and (tmp_path / "probe" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_is_no_text_is_refused_at_once(arguments: Make, tmp_path: Path) -> None:
+    with pytest.raises(RCDMError, match=r"is not UTF-8; choose another folder with --out"):
+        train(arguments(out=tmp_path / os.fsdecode(b"r\xfcn")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.py", "images"]
 
 
 def test_a_name_that_is_no_text_can_be_printed(tmp_path: Path) -> None:
