@@ -64,9 +64,9 @@ def replacing(path: Path, option: str = "--out") -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """`replacing` for a short UTF-8 text."""
+    r"""`replacing` for a short UTF-8 text. A byte of a file's name that is not UTF-8 becomes \udcff, as JSON has it."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def create_folder(path: Path, fill: Callable[[Path], None]) -> None:
@@ -129,9 +129,16 @@ def refuse_dangling(path: Path, option: str = "--out") -> None:
 
 
 def make_folder(path: Path, option: str = "--out") -> Path:
-    """Create the folder and its parents. Raises RCDMError when that is not permitted, a file is in the way, or a link
-    leads nowhere."""
+    """Create the folder and its parents.
+
+    Raises RCDMError when that is not permitted, a file is in the way, a link leads nowhere, or the path is not UTF-8,
+    which safetensors cannot open.
+    """
     refuse_dangling(Path(path), option)
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise RCDMError(f"The path {path} is not UTF-8; choose another folder with {option}.") from error
     with explain_failures(Path(path), option):
         Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)

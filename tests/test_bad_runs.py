@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from cli_runner import error_of
+from cli_runner import error_of, rcdm
 from safetensors.torch import save_file
 from test_bundle import make_bundle
-from training_fixtures import Make, write_encoder
+from training_fixtures import Make, write_encoder, write_images
 
 from rcdm_core import bundle, memory
 from rcdm_core.errors import RCDMError
@@ -117,3 +121,52 @@ def test_versions_of_bundles_that_are_no_numbers(arguments: Make, tmp_path: Path
     save_file({}, tmp_path / "model.safetensors", {"config": text, "digest": bundle._digest(text, {})})
     with pytest.raises(RCDMError, match=r"model\.safetensors has a config that this version of rcdm cannot read"):
         bundle.read(tmp_path)
+
+
+def test_names_of_files_that_are_no_text(arguments: Make, tmp_path: Path) -> None:
+    odd = [os.fsdecode(b"caf\xe9\x1b.png"), "two\nlines.png"]
+    data = write_images(tmp_path / "images", 20)
+    for number, name in enumerate(odd):
+        try:
+            shutil.copy(data / f"{number:03d}.png", data / name)
+        except OSError:
+            pytest.skip("this file system takes no such names")
+        (data / f"{number:03d}.png").unlink()
+        (data / f"not{name}").write_text(f"no picture {number}")
+    out = train(arguments(steps=1))
+    skipped = (out / "skipped.txt").read_text(encoding="utf-8").splitlines()
+    assert sorted(line.partition(": ")[0] for line in skipped) == ["notcaf\\udce9\x1b.png", "nottwo\\nlines.png"]
+    common = ("--model", out, "--sampling-steps", 1, "--device", "cpu", "--image", data)
+    result = rcdm("probe", "invariance", *common, "--samples", 1, "--transform", "flip", "--out", tmp_path / "probe")
+    assert result.exit_code == 0, result.output
+    names = [record["name"] for record in json.loads((tmp_path / "probe" / "result.json").read_text())["images"]]
+    assert set(odd) & set(names) and (tmp_path / "probe" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_is_no_text_is_refused_at_once(arguments: Make, tmp_path: Path) -> None:
+    with pytest.raises(RCDMError, match=r"is not UTF-8; choose another folder with --out"):
+        train(arguments(out=tmp_path / os.fsdecode(b"r\xfcn")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.py", "images"]
+
+
+def test_a_name_that_is_no_text_can_be_printed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "rcdm_cli.main", "providers", "show", b"caf\xe9"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONUTF8": "1"})
+    assert done.returncode == 2 and done.stderr.startswith(b"Error: there is no provider 'caf\\udce9'")
+
+
+@pytest.mark.parametrize("identity", [{}, {"arguments": {}}])
+def test_states_that_lack_what_they_belong_to(arguments: Make, tmp_path: Path, identity: dict[str, object]) -> None:
+    state = tmp_path / "run" / "training" / "state-00000002"
+    state.mkdir(parents=True)
+    (state.parent / "latest").write_text("state-00000002")
+    (state / "state.json").write_text(json.dumps({"format": 1, "counters": {"step": 2}, "identity": identity}))
+    with pytest.raises(RCDMError, match=r"state-00000002 cannot be read .* another --out"):
+        train(arguments(resume=True))
+
+
+def test_a_pointer_to_the_state_that_is_no_text(arguments: Make, tmp_path: Path) -> None:
+    (tmp_path / "run" / "training").mkdir(parents=True)
+    (tmp_path / "run" / "training" / "latest").write_bytes(b"\xff\xfe")
+    with pytest.raises(RCDMError, match=r"training/latest is damaged; start anew with another --out"):
+        train(arguments(resume=True))

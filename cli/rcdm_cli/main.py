@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 a check failed or something unexpected happened; 2 bad inp
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +83,9 @@ class LazyGroup(HelpfulGroup):
         return command
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name with bytes that are no text must not end a command
+                stream.reconfigure(errors="backslashreplace")
         with one_sentence():
             return super().make_context(*args, **kwargs)
 

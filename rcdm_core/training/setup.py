@@ -306,7 +306,7 @@ def _conditioning(config: TrainConfig, encoder: Encoder) -> str:
 
 def list_skipped(run: Path, source: ImageSource) -> str | None:
     """Write which pictures cannot be read, and why, to skipped.txt; returns what to tell the user (None: nothing)."""
-    lines = [f"{name}: {reason}" for name, reason in source.skipped]
+    lines = [f"{name}: {reason}".replace("\n", "\\n") for name, reason in source.skipped]
     if not lines:
         return None
     replace_text(run / "skipped.txt", "\n".join(lines) + "\n")

@@ -30,6 +30,7 @@ from rcdm_core.training.ema import EMA
 _FORMAT = 1
 _POINTER = "latest"
 _LOCK = "lock"
+_IDENTITY = {"arguments", "data", "weights_digest"}  # what a saved one cannot do without
 
 
 @dataclass
@@ -144,6 +145,8 @@ def pointed_to(run: Path) -> str | None:
         return pointer.read_text(encoding="utf-8").strip() or None
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except UnicodeDecodeError as error:
+        raise RCDMError(f"{pointer} is damaged; start anew with another --out.") from error
     except OSError as error:
         raise RCDMError(f"{pointer} cannot be read ({error.strerror}); check who owns it.") from error
 
@@ -158,7 +161,10 @@ def find_state(run: Path) -> SavedState | None:
         values = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         if values["format"] != _FORMAT:
             raise RCDMError(f"{folder} was saved by another version of rcdm; resume it with that one.")
-        return SavedState(folder, Counters(**values["counters"]), values["identity"])
+        found = SavedState(folder, Counters(**values["counters"]), values["identity"])
+        if missing := _IDENTITY - set(found.identity):
+            raise KeyError(*missing)
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RCDMError(f"The saved state {folder} cannot be read ({error}); start anew with another --out.") from error
 
