@@ -242,6 +242,8 @@ def test_which_probes_and_how_large() -> None:
         assert limited(PROBES[name], {"count": 1, "samples": 1})[parameter] == least
     with pytest.raises(TypeError, match="least"):
         dataclasses.replace(PROBES["variance"], least={"other": 2})
+    with pytest.raises(TypeError, match="depends"):
+        dataclasses.replace(PROBES["variance"], depends=True)
 
 
 def estimate(value: float) -> dict[str, Any]:

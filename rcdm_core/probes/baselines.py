@@ -86,12 +86,12 @@ def run(context: Context) -> Result:
         result.aggregates[name] = {method: _aggregate(of_model, method, reference, context.seed) for method in METHODS}
         unit = reference.mean(reference.squares) or np.nan
         apart = {METHODS[method]: np.array([one[method]["square"] for one in of_model]) / unit for method in METHODS}
-        differences += [(name, found) for found in compare(apart, seed=context.seed)]
+        differences += [(name, one) for one in compare(apart, seed=context.seed)]
         result.answer.append(answer(name, result.aggregates[name]))
-    corrected = iter(holm([found.p for _, found in differences if found.p is not None]))
+    corrected = iter(holm([one.p for _, one in differences if one.p is not None]))
     of_models: dict[str, list[dict[str, Any]]] = {name: [] for name in context.names}
-    for name, found in differences:
-        of_models[name].append(replace(found, p_holm=None if found.p is None else next(corrected)).as_json())
+    for name, one in differences:
+        of_models[name].append(replace(one, p_holm=None if one.p is None else next(corrected)).as_json())
     result.aggregates["differences"] = of_models
     write_report(result, context, rows)
     return result
