@@ -191,3 +191,16 @@ def test_other_bad_folders_of_samples(tmp_path: Path) -> None:
     assert "1.png cannot be read as a picture" in error(folder)
     (folder / "manifest.json").write_text("[]")
     assert "has both" in error(folder)
+
+
+def test_models_are_compared_on_the_same_pictures(result: Result) -> None:
+    """By the reciprocal ranks of each picture, averaged over its samples."""
+    found = {(d["first"], d["second"]): d for d in result.aggregates["differences"]}
+    assert set(found) == {("exact", "deaf"), ("exact", "size"), ("deaf", "size")}
+    ranks = {
+        name: np.array([image["ranks"][name]["originals"] for image in result.images]) for name in ("exact", "deaf")
+    }
+    expected = (1 / ranks["exact"]).mean() - (1 / ranks["deaf"]).mean()
+    assert found["exact", "deaf"]["difference"]["value"] == pytest.approx(expected)
+    assert found["exact", "deaf"]["difference"]["n"] == 80 and found["exact", "deaf"]["p_holm"] < 0.01
+    assert "exact less deaf" in (result.out / "report.html").read_text()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exact_rcdm import ExactRCDM
 from fake_rcdm import FakeRCDM
 from PIL import Image
 
@@ -15,10 +16,12 @@ import rcdm_core
 from rcdm_core.data.folder import ImageFolder
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.attributes import measure
+from rcdm_core.metrics.readout import fit_readout
 from rcdm_core.metrics.retention import Observed, variance_ratio
 from rcdm_core.probes.base import Result
 from rcdm_core.probes.invariance import answer
-from rcdm_core.probes.pictures import choose, from_source, read_arrays
+from rcdm_core.probes.pictures import choose, from_source, h_of, read_arrays
 
 ROWS = "vertical-shift,zoom-out,grayscale,color-jitter,blur"
 DATA = Shapes(130, seed=3)
@@ -79,6 +82,35 @@ def test_a_generator_that_ignores_h_is_not_taken_for_a_blind_encoder(result: Res
     assert [found[key] for key in ASKED if key[0] != "grayscale"] == ["generator"] * 4
     retention = result.aggregates["deaf"]["rendered_retention"]
     assert all(value is None or value["low"] < 0.3 for value in retention.values())
+
+
+def test_what_neither_a_line_nor_a_deaf_generator_finds_is_not_taken_for_absent(tmp_path: Path) -> None:
+    """h holds the position in a code: the generator that hears it draws it; with one that does not, nobody can tell."""
+    coded, deaf = ExactRCDM(coded=True, name="coded"), ExactRCDM(coded=True, spoiled="deaf", name="coded deaf")
+    models = [coded, deaf, ExactRCDM("shapes-no-position", name="none")]
+    found = run(models, tmp_path, data=Shapes(400, seed=3), transform="vertical-shift", count=12, pool=300)
+    assert verdicts(found, "coded")["vertical-shift", "position"] == "follows"
+    assert verdicts(found, "coded deaf")["vertical-shift", "position"] == "cannot tell"
+    assert verdicts(found, "none")["vertical-shift", "position"] == "ignores"
+    response = found.aggregates["coded deaf"]["transforms"]["vertical-shift"]["responses"]["position"]
+    assert "not seen to use h" in response["why"]
+    heard = {name: found.aggregates[name]["h_in_samples"] for name in ("coded", "coded deaf")}
+    assert heard["coded"]["low"] > 0.5 > heard["coded deaf"]["high"] and heard["coded deaf"]["low"] < 0.05
+
+
+def test_readouts_see_no_probed_picture(tmp_path: Path) -> None:
+    """They are fitted on the pool alone, without which there are none, however many pictures are probed."""
+    rows: dict[str, Any] = {"data": Shapes(140, seed=3), "transform": "flip", "samples": 1, "count": 70}
+    alone = run([FakeRCDM("all")], tmp_path / "1", pool=0, **rows)
+    assert alone.aggregates["all"]["readout_r2"] == {} and alone.aggregates["all"]["pool"] == 70
+    assert any("to fit a linear readout" in note for note in alone.notes)
+    beside = run([FakeRCDM("all")], tmp_path / "2", pool=70, **rows)
+    probed = {image["content_id"] for image in beside.images}
+    data, model = rows["data"], FakeRCDM("all")
+    others = [from_source(data, i) for i in sorted(range(140), key=data.ids.__getitem__) if data.ids[i] not in probed]
+    expected = fit_readout(h_of(model, others), measure(read_arrays(others, 32, "crop"))["position"])
+    assert expected is not None
+    assert beside.aggregates["all"]["readout_r2"]["position"] == pytest.approx(expected.r2)
 
 
 def test_what_a_transform_does_not_move_gets_no_response(result: Result) -> None:

@@ -133,6 +133,8 @@ def test_samples_of_a_class_mean_are_at_the_mean(tmp_path: Path) -> None:
     size, deaf = found.aggregates["size"], found.aggregates["deaf"]
     assert size["own"]["value"] == 1 and size["own_real"]["value"] == 1 and size["distance"]["value"] < 0.2
     assert found.images[0]["models"]["size"]["own"]["n"] == 4 and found.images[0]["models"]["size"]["own"]["low"] > 0.5
+    (difference,) = found.aggregates["differences"]  # over the classes, of which there are too few for a test
+    assert difference["difference"]["value"] == pytest.approx(1 - deaf["own"]["value"]) and difference["p"] is None
     assert deaf["distance"]["value"] > 0.5 and size["length"]["value"] == pytest.approx(1, abs=0.05)
     one = run("class-mean", models[:1], tmp_path / "one", data=tmp_path / "in", classes="little", samples=2)
     assert [record["name"] for record in one.images] == ["little"] and one.aggregates["size"]["own"]["n"] == 2

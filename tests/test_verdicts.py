@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rcdm_core.metrics.bootstrap import Estimate
@@ -10,6 +12,9 @@ from rcdm_core.probes.verdicts import Evidence, judge
 
 def estimate(value: float, width: float = 0.02) -> Estimate:
     return Estimate(value, value - width, value + width, 50)
+
+
+TRUSTED: dict[str, Any] = {"variance": estimate(1), "heard": estimate(0.5)}
 
 
 @pytest.mark.parametrize(
@@ -22,7 +27,20 @@ def estimate(value: float, width: float = 0.02) -> Estimate:
         (Evidence(estimate(0.05), dh=estimate(0.005, 0.001)), "ignores"),
         (Evidence(estimate(0.05), dh=estimate(0.5)), "cannot tell"),
         (Evidence(estimate(0.05), estimate(0.9), estimate(0.005, 0.001), r2=0.9), "generator"),
-        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.1), "ignores"),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.1, **TRUSTED), "ignores"),
+        # samples and readout are no witnesses where the generator is deaf or draws all alike, or the readout starves
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.1), "cannot tell"),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.1, variance=estimate(1)), "cannot tell"),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.1, heard=estimate(0.5)), "cannot tell"),
+        (
+            Evidence(estimate(0.05), estimate(0.0), estimate(0.5), 0.1, **TRUSTED | {"heard": estimate(0.0)}),
+            "cannot tell",
+        ),
+        (
+            Evidence(estimate(0.05), estimate(0.0), estimate(0.5), 0.1, **TRUSTED | {"variance": estimate(0.1)}),
+            "cannot tell",
+        ),
+        (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.1, growth=0.1, **TRUSTED), "cannot tell"),
         (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.8, drawn=estimate(0.9)), "ignores"),
         (Evidence(estimate(0.05), estimate(0.0), estimate(0.5), r2=0.8, drawn=estimate(0.1)), "cannot tell"),
         (Evidence(estimate(0.05), estimate(0.3, 0.3), estimate(0.5), r2=0.1), "cannot tell"),

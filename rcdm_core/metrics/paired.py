@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -53,6 +53,13 @@ def compare(values: Mapping[str, np.ndarray], *, seed: int = 0) -> list[Differen
         Difference(a, b, bootstrap_mean(column, seed=seed), p, None if p is None else next(corrected))
         for (a, b), column, p in zip(names, columns, p_values, strict=True)
     ]
+
+
+def together(*parts: Sequence[Difference]) -> list[Difference]:
+    """Differences that were compared measure by measure, with Holm's correction over all of them."""
+    found = [difference for part in parts for difference in part]
+    corrected = iter(holm([d.p for d in found if d.p is not None]))
+    return [d if d.p is None else replace(d, p_holm=next(corrected)) for d in found]
 
 
 def sign_flip_p(differences: np.ndarray, *, seed: int) -> np.ndarray:

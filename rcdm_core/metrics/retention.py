@@ -124,6 +124,21 @@ def rendered_retention(observed: Observed, *, seed: int) -> Estimate | None:
     return observed.estimate(lambda m: _over(m.real_drawn, m.real_seen), seed=seed)
 
 
+def hearing(h: np.ndarray, again: np.ndarray, *, seed: int) -> Estimate | None:
+    """The rendered retention of h itself [N, dim] in the h of a sample of each, again [N, dim].
+
+    0 for a generator that ignores h. Each dimension counts in its own standard deviations. None for an h that is the
+    same for all pictures, and as for `rendered_retention`.
+    """
+    h, again = np.asarray(h, dtype=np.float64), np.asarray(again, dtype=np.float64)
+    scale = h.std(axis=0)
+    varies = scale > 1e-6 * np.maximum(1.0, np.abs(h).max(axis=0))
+    if not varies.any():
+        return None
+    h, again = h[:, varies] / scale[varies], again[:, varies] / scale[varies]
+    return rendered_retention(Observed(h, again, np.zeros(len(h)), floor=0.0), seed=seed)
+
+
 def variance_ratio(observed: Observed, *, seed: int) -> Estimate | None:
     """Var(a(s)) over all samples / Var(a(x)).
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import bootstrap_mean, wilson
+from rcdm_core.metrics.paired import compare
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.interpolation import tuples
@@ -79,7 +80,12 @@ def run(context: Context) -> Result:
         found = [record["models"][name] for record in result.images]
         result.aggregates[name] = _aggregate(found, reference, len(pool), context.seed)
         result.answer.append(answer(name, result.aggregates[name]))
-    write_report(result, context, rows)
+    compared = compare(
+        {name: np.array([record["models"][name]["response"] for record in result.images]) for name in context.names},
+        seed=context.seed,
+    )
+    result.aggregates["differences"] = [difference.as_json() for difference in compared]
+    write_report(result, context, rows, compared)
     return result
 
 

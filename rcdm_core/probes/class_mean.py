@@ -14,6 +14,7 @@ import numpy as np
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import bootstrap_mean, wilson
+from rcdm_core.metrics.paired import compare
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw, pixel_variance
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, require_labels
@@ -99,7 +100,12 @@ def run(context: Context) -> Result:
         found = [record["models"][name] for record in result.images]
         result.aggregates[name] = _aggregate(found, reference, context)
         result.answer.append(answer(name, result.aggregates[name], len(classes)))
-    write_report(result, context, rows, len(classes))
+    compared = compare(
+        {n: np.array([record["models"][n]["own"]["value"] for record in result.images]) for n in context.names},
+        seed=context.seed,
+    )
+    result.aggregates["differences"] = [difference.as_json() for difference in compared]
+    write_report(result, context, rows, len(classes), compared)
     return result
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.paired import compare
 from rcdm_core.metrics.ranks import chance, histogram, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw
@@ -79,13 +80,16 @@ def run(context: Context) -> Result:
         result.images.append(
             {"name": gallery[i].name, "content_id": gallery[i].id, "class": classes[i], "ranks": by_model}
         )
-    result.answer = [answer(name, entry, len(gallery)) for name, entry in result.aggregates.items()]
+    result.answer = [answer(name, result.aggregates[name], len(gallery)) for name in context.names]
     if other is not None:
-        result.answer += [answer_other(name, entry, len(gallery)) for name, entry in result.aggregates.items()]
+        result.answer += [answer_other(name, result.aggregates[name], len(gallery)) for name in context.names]
+    reciprocal = {name: (1 / of_model["originals"]).mean(axis=1) for name, of_model in image_ranks.items()}
+    compared = compare(reciprocal, seed=context.seed)
+    result.aggregates["differences"] = [difference.as_json() for difference in compared]
     shown = min(params["rows"], count)
     if shown:
         draw_rows(result.add_file("faithfulness.png"), context.names, rows, result.images[:shown])
-    write_report(result, context, rows, result.images[:shown])
+    write_report(result, context, rows, result.images[:shown], compared)
     return result
 
 

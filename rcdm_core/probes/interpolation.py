@@ -13,6 +13,7 @@ import numpy as np
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import bootstrap_mean
+from rcdm_core.metrics.paired import compare, together
 from rcdm_core.metrics.paths import PATHS
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
@@ -85,7 +86,20 @@ def run(context: Context) -> Result:
             for path in paths
         }
         result.answer += [answer(name, path, result.aggregates[name][path]) for path in paths]
-    write_report(result, context, rows, t, paths)
+    compared = together(
+        *(
+            compare(
+                {
+                    f"{name}, {path}": _slopes([r["models"][name][path] for r in result.images], t)
+                    for name in context.names
+                },
+                seed=context.seed,
+            )
+            for path in paths
+        )
+    )
+    result.aggregates["differences"] = [difference.as_json() for difference in compared]
+    write_report(result, context, rows, t, paths, compared)
     return result
 
 
@@ -164,10 +178,14 @@ def _aggregate(looks: list[dict[str, Any]], t: np.ndarray, seed: int) -> dict[st
     for key in CURVES:
         values = np.stack([look[key] for look in looks])
         entry[key] = [bootstrap_mean(column, seed=seed).as_json() for column in values.T]
-    centred = t - t.mean()
-    slopes = np.stack([look["progress"] for look in looks]) @ centred / (centred**2).sum()
-    entry["slope"] = bootstrap_mean(slopes, seed=seed).as_json()
+    entry["slope"] = bootstrap_mean(_slopes(looks, t), seed=seed).as_json()
     return entry
+
+
+def _slopes(looks: list[dict[str, Any]], t: np.ndarray) -> np.ndarray:
+    """Of progress on t, by least squares: [pairs]."""
+    centred = t - t.mean()
+    return np.asarray(np.stack([look["progress"] for look in looks]) @ centred / (centred**2).sum())
 
 
 def answer(name: str, path: str, entry: dict[str, Any]) -> str:

@@ -17,31 +17,18 @@ from PIL import Image
 
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, bootstrap_ratio
-from rcdm_core.metrics.distances import mean_pair_distance
-from rcdm_core.metrics.readout import Readout, fit_readout
-from rcdm_core.metrics.retention import Observed, over_samples, rendered_retention, variance_ratio
+from rcdm_core.metrics.retention import Observed, hearing, over_samples, rendered_retention, variance_ratio
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.invariance_reference import MIN_READOUT, Reference, Usual, take_references
 from rcdm_core.probes.opening import check_least, data_of, few
-from rcdm_core.probes.pictures import (
-    Picture,
-    Pictures,
-    choose,
-    fit_of,
-    h_of,
-    held_out,
-    read_arrays,
-    to_array,
-)
+from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, held_out, to_array
 from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick, transformed
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
     from rcdm_core.model import RCDM
-
-MIN_READOUT = 64  # pictures from which a linear readout is worth fitting
-_BATCH = 32
 
 Views = dict[str, list[Image.Image]]  # "crop" or "pad" -> the picture and its transforms, square
 
@@ -51,29 +38,17 @@ class Block:
     """One model on one picture. Rows are the identity and the transforms.
 
     pictures [R, 3, S, S] and samples [R, n, 3, S, S], float32 in [0, 1], S the generator's image size; h [R, dim];
-    real and drawn: attribute -> [R, d], of the picture and the mean over its samples. spread: attribute -> [R], the
-    mean squared distance of the samples from their mean.
+    again [dim], h of the first sample of the identity; real and drawn: attribute -> [R, d], of the picture and the mean
+    over its samples. spread: attribute -> [R], the mean squared distance of the samples from their mean.
     """
 
     pictures: np.ndarray
     samples: np.ndarray
     h: np.ndarray
+    again: np.ndarray
     real: dict[str, np.ndarray]
     drawn: dict[str, np.ndarray]
     spread: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What a model does to pictures that nobody transformed.
-
-    distance: mean ‖h − h'‖ over pairs of n pictures, None without at least two. readouts: attribute -> a linear
-    readout of h, empty with fewer than 64 pictures.
-    """
-
-    distance: float | None
-    readouts: dict[str, Readout]
-    n: int
 
 
 def run(context: Context) -> Result:
@@ -92,14 +67,14 @@ def run(context: Context) -> Result:
     result = context.begin(pictures, data, transforms={t.name: t.says(strength) for t in rows})
     result.notes += few(len(pictures))
 
-    pool = Pictures([*pictures])
+    pool = Pictures([])
     if data is not None and params["pool"]:
         own = [picture.id for picture in pictures]
-        pool.items += held_out(data, context.models, count=max(0, params["pool"] - len(own)), skip=own).items
-    references = _references(context, pool)
+        pool = held_out(data, context.models, count=params["pool"], skip=own)
+    references = take_references(context, pictures, pool)
     if any(not reference.readouts for reference in references):
         result.notes.append(
-            f"Without {MIN_READOUT} pictures to fit a linear readout of h on (give a folder with --data), a change "
+            f"Without {MIN_READOUT} more held-out pictures to fit a linear readout of h on (--data, --pool), a change "
             "that h holds and the generator does not draw cannot be told from one that h does not hold."
         )
 
@@ -120,16 +95,24 @@ def run(context: Context) -> Result:
     for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
         of_model = [blocks[m] for blocks in found]
         observed = {a: _of_untransformed(of_model, a) for a in ATTRIBUTES}
-        retention = {a: rendered_retention(seen, seed=context.seed) for a, seen in observed.items()}
-        variance = {a: variance_ratio(seen, seed=context.seed) for a, seen in observed.items()}
+        usual = Usual(
+            retention={a: rendered_retention(seen, seed=context.seed) for a, seen in observed.items()},
+            variance={a: variance_ratio(seen, seed=context.seed) for a, seen in observed.items()},
+            heard=hearing(
+                np.stack([block.h[0] for block in of_model]),
+                np.stack([block.again for block in of_model]),
+                seed=context.seed,
+            ),
+        )
         result.aggregates[name] = {
             "random_pair_distance": reference.distance,
             "pool": reference.n,
             "readout_r2": {attribute: readout.r2 for attribute, readout in reference.readouts.items()},
-            "rendered_retention": {attribute: value and value.as_json() for attribute, value in retention.items()},
-            "sample_variance": {attribute: value and value.as_json() for attribute, value in variance.items()},
+            "rendered_retention": {a: value and value.as_json() for a, value in usual.retention.items()},
+            "sample_variance": {a: value and value.as_json() for a, value in usual.variance.items()},
+            "h_in_samples": usual.heard and usual.heard.as_json(),
             "transforms": {
-                row.name: aggregate(row, r, of_model, reference, retention, seed=context.seed)
+                row.name: aggregate(row, r, of_model, reference, usual, seed=context.seed)
                 for r, row in enumerate(rows, 1)
             },
         }
@@ -164,6 +147,7 @@ def _look(context: Context, model: RCDM, picture: Picture, views: Views) -> Bloc
         pictures=shown,
         samples=samples,
         h=h.numpy().astype(np.float64),
+        again=model.encode(torch.from_numpy(samples[0, :1]))[0].numpy().astype(np.float64),
         real=measure(shown),
         drawn=drawn,
         spread=spread,
@@ -185,29 +169,6 @@ def _over_samples(samples: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str,
     return means, spread
 
 
-def _references(context: Context, pool: Pictures) -> list[Reference]:
-    """For each model: the distances of h between pictures of the pool, and readouts fitted on it."""
-    h_parts: list[list[np.ndarray]] = [[] for _ in context.models]
-    shown: list[list[np.ndarray]] = [[] for _ in context.models]
-    context.progress.start(len(pool), "encoding pictures to compare with", unit="picture")
-    for start in range(0, len(pool), _BATCH):
-        part = pool[start : start + _BATCH]
-        for m, model in enumerate(context.models):
-            h_parts[m].append(h_of(model, part).astype(np.float64))
-            shown[m] += [*read_arrays(part, model.image_size, fit_of(model))]
-        context.progress.update(len(part))
-    context.progress.finish()
-    references = []
-    for parts, pictures in zip(h_parts, shown, strict=True):
-        h = np.concatenate(parts)
-        readouts = {}
-        if len(pool) >= MIN_READOUT:
-            fitted = {name: fit_readout(h, values) for name, values in measure(np.stack(pictures)).items()}
-            readouts = {name: readout for name, readout in fitted.items() if readout is not None}
-        references.append(Reference(mean_pair_distance(h), readouts, len(pool)))
-    return references
-
-
 def _of_untransformed(blocks: list[Block], name: str) -> Observed:
     """An attribute of the untransformed pictures, and of their samples."""
     return Observed(
@@ -223,14 +184,14 @@ def aggregate(
     r: int,
     blocks: list[Block],
     reference: Reference,
-    retention: dict[str, Estimate | None],
+    usual: Usual,
     *,
     seed: int,
 ) -> dict[str, Any]:
     """A transform's numbers over pictures, for one model: how far h moves, each attribute's response and verdict."""
     dh = np.array([np.linalg.norm(block.h[r] - block.h[0]) for block in blocks])
     relative = bootstrap_mean(dh / reference.distance, seed=seed) if reference.distance else None
-    responses = {name: _response(name, r, blocks, reference, relative, retention[name], seed) for name in ATTRIBUTES}
+    responses = {name: _response(name, r, blocks, reference, relative, usual, seed) for name in ATTRIBUTES}
     judged = {name: entry for name, entry in responses.items() if entry["rendered"]}
     # the row is about what the transform is meant to change; side effects only speak where that is nothing
     about = {words: judged[name] for name, words in row.targets.items() if name in judged}
@@ -251,7 +212,7 @@ def _response(
     blocks: list[Block],
     reference: Reference,
     dh: Estimate | None,
-    drawn_from_h: Estimate | None,
+    usual: Usual,
     seed: int,
 ) -> dict[str, Any]:
     real = np.stack([block.real[name][r] - block.real[name][0] for block in blocks])  # [images, d]
@@ -279,7 +240,16 @@ def _response(
         read = readout.shift(np.stack([block.h[r] - block.h[0] for block in blocks]))
         decoded = bootstrap_ratio((read * real).sum(axis=1), square, seed=seed)
     verdict = verdicts.judge(
-        verdicts.Evidence(rendered, decoded, dh, r2=readout.r2 if readout else None, drawn=drawn_from_h)
+        verdicts.Evidence(
+            rendered,
+            decoded,
+            dh,
+            r2=readout.r2 if readout else None,
+            growth=reference.growth.get(name, 0.0),
+            drawn=usual.retention[name],
+            variance=usual.variance[name],
+            heard=usual.heard,
+        )
     )
     return {
         **entry,
@@ -377,7 +347,7 @@ PROBE = Probe(
         "strength": Option(float, 1.0, "how strong the transforms are, in their own usual strengths, up to 3"),
         "samples": Option(int, 8, "samples of each h"),
         "count": Option(int, 8, "held-out pictures to look at when no --image is given"),
-        "pool": Option(int, 256, "held-out pictures that random pairs and linear readouts are taken from; 0: none"),
+        "pool": Option(int, 256, "more held-out pictures, for random pairs and linear readouts; 0: none"),
     },
     run=run,
 )

@@ -17,6 +17,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import wilson
 from rcdm_core.metrics.neighbours import Nearest
+from rcdm_core.metrics.paired import compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import Drawn, blocks, draw
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
@@ -77,6 +78,7 @@ def run(context: Context) -> Result:
             "give more with --data."
         )
 
+    near: dict[str, dict[str, np.ndarray]] = {space: {} for space in SPACES}
     records: list[dict[str, Any]] = [{"name": p.name, "content_id": p.id, "models": {}} for p in pictures]
     rows: list[list[GridRow]] = []
     for name, model, training in zip(context.names, context.models, galleries, strict=True):
@@ -84,6 +86,8 @@ def run(context: Context) -> Result:
         found, seen = search(context, name, model, drawn, pool, training)
         usual = {space: found[space, "held out"] for space in SPACES}
         flags = {space: judge(found[space, "samples"], usual[space]) for space in SPACES}
+        for space, of_model in near.items():
+            of_model[f"{name}, in {SPACES[space]}"] = flags[space]["near"].reshape(len(pictures), -1).mean(axis=1)
         entry = shares(found, flags, len(pictures), len(pool), len(seen))
         result.aggregates[name] = entry
         result.answer.append(answer(name, entry))
@@ -97,7 +101,9 @@ def run(context: Context) -> Result:
         rows.append(fresh)
         result.images = records
         result.save()  # what is done stays, whatever happens to the next model
-    write_report(result, context, rows)
+    compared = together(*(compare(of_space, seed=context.seed) for of_space in near.values()))
+    result.aggregates["differences"] = [difference.as_json() for difference in compared]
+    write_report(result, context, rows, compared)
     return result
 
 

@@ -22,6 +22,7 @@ from rcdm_core.metrics.readout import cross_validate
 from rcdm_core.metrics.retention import (
     Observed,
     agreement,
+    hearing,
     instrument,
     rendered_retention,
     variance_ratio,
@@ -116,7 +117,7 @@ def measured(context: Context) -> Measured:
         classes = sorted({int(label) for label in labels if label >= 0}) if judge is None else list(judge.classes)
         beside = _pool(context, model, pool)
         beside.attributes[CLASS] = one_hot(labels_of(pool, data), classes)
-        heard = _heard(rows, seed=context.seed)
+        heard = hearing(rows["h"], rows["h of a sample"], seed=context.seed)
         found[name] = {
             attribute: _attribute(attribute, rows, beside, one_hot(labels, classes), heard, context.seed)
             for attribute in (*ATTRIBUTES, *([CLASS] if (labels >= 0).any() else []))
@@ -201,17 +202,6 @@ def _pool(context: Context, model: RCDM, pool: Pictures) -> Pool:
         for name, attribute in ATTRIBUTES.items()
     }
     return Pool(h, attributes)
-
-
-def _heard(rows: Rows, *, seed: int) -> Estimate | None:
-    """The rendered retention of h itself, each dimension in its own standard deviations; None for an h that is one."""
-    h, again = rows["h"].astype(np.float64), rows["h of a sample"].astype(np.float64)
-    scale = h.std(axis=0)
-    varies = scale > 1e-6 * np.maximum(1.0, np.abs(h).max(axis=0))
-    if not varies.any():
-        return None
-    h, again = h[:, varies] / scale[varies], again[:, varies] / scale[varies]
-    return rendered_retention(Observed(h, again, np.zeros(len(h)), floor=0.0), seed=seed)
 
 
 def _attribute(name: str, rows: Rows, pool: Pool, classes: np.ndarray, heard: Estimate | None, seed: int) -> Found:

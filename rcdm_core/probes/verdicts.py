@@ -2,7 +2,8 @@
 
 The rule is that absence of evidence is no verdict. Samples that do not follow a change show a blindness of the
 representation only when h itself hardly moves, or when a linear readout of h does not follow either and there is
-reason to trust it: h holds nothing of the attribute linearly in other pictures, or the generator does draw it from h.
+reason to trust it: the generator does draw it from h in other pictures, or h holds nothing of the attribute linearly
+there, more pictures would not change that, and the generator is heard to use h and varies as pictures do.
 """
 
 from __future__ import annotations
@@ -52,14 +53,18 @@ class Evidence:
     """What is known about one attribute under one transform; None where that could not be computed.
 
     rendered: response of the samples. decoded: response of a linear readout of h. dh: ‖h(Tx) − h(x)‖ in distances of
-    random pairs. r2: of the readout, on pictures that nobody transformed. drawn: rendered retention there.
+    random pairs. Of pictures that nobody transformed: r2 of the readout, and growth, what the second half of its
+    pictures added to that; drawn, variance and heard as rendered, variance and heard in `Retained`.
     """
 
     rendered: Estimate
     decoded: Estimate | None = None
     dh: Estimate | None = None
     r2: float | None = None
+    growth: float = 0.0
     drawn: Estimate | None = None
+    variance: Estimate | None = None
+    heard: Estimate | None = None
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -81,9 +86,10 @@ def judge(evidence: Evidence) -> Verdict:
         return Verdict("ignores", f"h itself hardly moves ({dh.value:.3f} of a random pair's distance)")
     if decoded is None or read == "unclear":
         return Verdict("cannot tell", "the samples do not follow, but h moves: the generator may be the limit")
-    if evidence.r2 is None or evidence.r2 < HELD:
+    if evidence.r2 is not None and evidence.r2 < HELD:
         why = f"neither the samples ({rendered.value:.2f}) nor a linear readout of h ({decoded.value:.2f}) follow"
-        return Verdict("ignores", why)
+        doubt = _untrusted(evidence.variance) or _starved(evidence.r2, evidence.growth) or _unheard(evidence.heard)
+        return Verdict("cannot tell", f"{why}, but {doubt}") if doubt else Verdict("ignores", why)
     if evidence.drawn is not None and band(evidence.drawn) == "high":
         drawn = f"the generator draws it from h in other pictures ({evidence.drawn.value:.2f})"
         return Verdict("ignores", f"{drawn}, but the samples do not follow this change ({rendered.value:.2f})")
@@ -143,12 +149,9 @@ def judge_retention(found: Retained) -> Verdict:
             return Verdict("cannot tell", f"the samples alone have it, but may exaggerate what h has of it ({numbers})")
         return Verdict("nonlinear", f"the samples bring it back, a linear readout of h does not have it ({numbers})")
     if shown == "low" and read == "low":
-        if limit:
-            return Verdict("cannot tell", f"neither samples nor readout have it, but {limit} ({numbers})")
-        if _high(decodable) + DOUBLINGS * max(0.0, found.growth) > IGNORES:
-            return Verdict("cannot tell", f"neither has it, but the readout gets better with more pictures ({numbers})")
-        if not _low(found.heard) > HEARD:
-            return Verdict("cannot tell", f"neither has it, but the generator is not seen to use h at all ({numbers})")
+        doubt = limit or _starved(_high(decodable), found.growth) or _unheard(found.heard)
+        if doubt:
+            return Verdict("cannot tell", f"neither samples nor readout have it, but {doubt} ({numbers})")
         return Verdict("dropped", f"neither the samples nor a readout of h have it ({numbers})")
     if shown == read == "part":
         return Verdict("cannot tell", f"some of it is kept: too much for dropped and too little for kept ({numbers})")
@@ -170,6 +173,18 @@ def _untrusted(variance: Estimate | None) -> str:
     if _high(variance) < FAR[0] or _low(variance) > FAR[1]:
         return f"the samples vary {variance.value:.2f} times as much as pictures do: the generator is the limit"
     return ""
+
+
+def _starved(r2: float, growth: float) -> str:
+    """Why a readout that fails is no evidence; empty where it is."""
+    return "the readout gets better with more pictures" if r2 + DOUBLINGS * max(0.0, growth) > IGNORES else ""
+
+
+def _unheard(heard: Estimate | None) -> str:
+    """Why samples that do not follow h are no evidence about h; empty where they are."""
+    if heard is None:
+        return "it is not known whether the generator uses h"
+    return "" if _low(heard) > HEARD else "the generator is not seen to use h at all"
 
 
 def in_words(verdicts: dict[str, Verdict]) -> str:

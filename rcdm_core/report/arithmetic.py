@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcdm_core.report.grid import GridRow
-from rcdm_core.report.page import Figure, Parts, Table, write_probe_page
+from rcdm_core.report.page import Figure, Parts, Table, differences, write_probe_page
 
 if TYPE_CHECKING:
+    from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
 
-def write_report(result: Result, context: Context, rows: Sequence[GridRow]) -> Path:
+def write_report(result: Result, context: Context, rows: Sequence[GridRow], found: Sequence[Difference]) -> Path:
     """report.html: the answer, responses and distances, the samples."""
     entries = {name: result.aggregates[name] for name in context.names}
     response = Table(
@@ -33,4 +34,5 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow]) -> P
     )
     caption = "a, b and c; samples of h(a) − h(b) + h(c), and below samples of h(c) from the same noise."
     figure = Figure(rows, ["a, b, c", *context.names], caption)
-    return write_probe_page(result, context, "Arithmetic", Parts([response, distances], [], [figure]))
+    parts = Parts([response, distances], [], [figure], differences(found, "response", over="triples"))
+    return write_probe_page(result, context, "Arithmetic", parts)

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcdm_core.report.grid import GridRow
-from rcdm_core.report.page import Figure, Parts, Table, write_probe_page
+from rcdm_core.report.page import Figure, Parts, Table, differences, write_probe_page
 
 if TYPE_CHECKING:
+    from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
 
-def write_report(result: Result, context: Context, rows: Sequence[GridRow], classes: int) -> Path:
+def write_report(
+    result: Result, context: Context, rows: Sequence[GridRow], classes: int, found: Sequence[Difference]
+) -> Path:
     """report.html: the answer, the numbers by model and by class, the samples."""
     keys = {
         "own": "own mean is nearest",
@@ -47,4 +50,5 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow], clas
     )
     caption += "is nearest, and the distance from the mean (in brackets, of real pictures of the class)."
     figure = Figure(rows, ["of the class", *context.names], caption)
-    return write_probe_page(result, context, "Class mean", Parts([table], [], [figure], each), classes=classes)
+    more = [*differences(found, "own mean is nearest", over="classes"), *each]
+    return write_probe_page(result, context, "Class mean", Parts([table], [], [figure], more), classes=classes)

@@ -10,9 +10,11 @@ import numpy as np
 
 from rcdm_core.report.grid import GridRow, draw_grid, strip
 from rcdm_core.report.html import cell_height, data_uri, number, write_page
+from rcdm_core.report.page import differences
 from rcdm_core.report.plot import plot_bars
 
 if TYPE_CHECKING:
+    from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
 MEASURES = {"mean_rank": ("mean rank", 1), "mrr": ("mean reciprocal rank", 3), "top1": ("first", 3)}
@@ -42,9 +44,13 @@ def rank_text(record: dict[str, Any], name: str) -> str:
 
 
 def write_report(
-    result: Result, context: Context, rows: Sequence[dict[str, np.ndarray]], records: Sequence[dict[str, Any]]
+    result: Result,
+    context: Context,
+    rows: Sequence[dict[str, np.ndarray]],
+    records: Sequence[dict[str, Any]],
+    found: Sequence[Difference],
 ) -> Path:
-    """report.html: the answer, table 1b, the histogram of ranks, samples, how it was computed."""
+    """report.html: the answer, table 1b, models against each other, the histogram of ranks, samples, how it was computed."""
     originals = {name: result.aggregates[name]["galleries"]["originals"] for name in context.names}
     first = originals[context.names[0]]
     series = {name: [one["share"] for one in entry["histogram"]] for name, entry in originals.items()}
@@ -79,6 +85,7 @@ def write_report(
         result=result.to_json(),
         names=context.names,
         measures=MEASURES,
+        compared=differences(found, "reciprocal rank among the originals"),
         pictures=pictures,
         cell=cell_height(1 + sum(row["samples"].shape[1] + 1 for row in rows) if pictures else 1),
         samples=context.params["samples"],

@@ -9,15 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rcdm_core.report.grid import GridRow
-from rcdm_core.report.page import Figure, Parts, Table, write_probe_page
+from rcdm_core.report.page import Figure, Parts, Table, differences, write_probe_page
 from rcdm_core.report.plot import Line, plot_lines
 
 if TYPE_CHECKING:
+    from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
 
 def write_report(
-    result: Result, context: Context, rows: Sequence[GridRow], t: np.ndarray, paths: Sequence[str]
+    result: Result,
+    context: Context,
+    rows: Sequence[GridRow],
+    t: np.ndarray,
+    paths: Sequence[str],
+    found: Sequence[Difference],
 ) -> Path:
     """report.html: the answer, the distances along the way, the samples."""
     tables, panels = [], {}
@@ -54,4 +60,5 @@ def write_report(
     caption = "The first picture, samples along the way, the second picture. Each row is drawn from one noise. "
     caption += "Below the last row of each: the progress of the samples' h."
     figure = Figure(rows, [*context.names, "second"], caption, picture_title="first")
-    return write_probe_page(result, context, "Interpolation", Parts([slopes], charts, [figure], tables))
+    more = [*differences(found, "slope of progress", over="pairs"), *tables]
+    return write_probe_page(result, context, "Interpolation", Parts([slopes], charts, [figure], more))

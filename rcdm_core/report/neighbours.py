@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcdm_core.report.grid import GridRow
-from rcdm_core.report.page import Figure, Parts, Table, write_probe_page
+from rcdm_core.report.page import Figure, Parts, Table, differences, write_probe_page
 
 if TYPE_CHECKING:
+    from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
 WORDS = {"memorises": "memorises", "new": "as new as held-out pictures", "cannot tell": "cannot tell"}
 
 
-def write_report(result: Result, context: Context, rows: Sequence[Sequence[GridRow]]) -> Path:
+def write_report(
+    result: Result, context: Context, rows: Sequence[Sequence[GridRow]], found: Sequence[Difference]
+) -> Path:
     """report.html: the answer, shares of near samples and copies, samples beside their nearest pictures."""
     from rcdm_core.probes.neighbours import NEIGHBOURS, SPACES, TITLES, USUAL
 
@@ -48,6 +51,5 @@ def write_report(result: Result, context: Context, rows: Sequence[Sequence[GridR
         for name, of_model in zip(context.names, rows, strict=True)
         if of_model
     ]
-    return write_probe_page(
-        result, context, "Neighbours", Parts([table], [], figures), usual=USUAL, neighbours=NEIGHBOURS
-    )
+    parts = Parts([table], [], figures, differences(found, "near"))
+    return write_probe_page(result, context, "Neighbours", parts, usual=USUAL, neighbours=NEIGHBOURS)

@@ -100,17 +100,16 @@ def write_probe_page(result: Result, context: Context, title: str, parts: Parts,
     )
 
 
-def differences(found: Sequence[Difference], what: str) -> list[Table]:
-    """The table of models against each other; none where there is one model."""
+def differences(found: Sequence[Difference], what: str, *, over: str = "pictures") -> list[Table]:
+    """The table of models against each other; none where there is one model. over: what the pairs are of."""
     rows = [
         [f"{d.first} less {d.second}", d.difference.as_json(), _p(d.p), _p(d.p_holm), d.difference.n] for d in found
     ]
     if not rows:
         return []
-    note = "p: of the mean, by flipping signs of pictures, two-sided; corrected: Holm's, for the number of pairs."
-    return [
-        Table(f"Models against each other: {what}", ["", "difference", "p", "corrected", "pictures"], rows, note, 3)
-    ]
+    note = f"p: of the mean, by flipping signs of {over}, two-sided; corrected: Holm's, for the number of rows."
+    title = f"Models against each other: {what}" if what else "Models against each other"
+    return [Table(title, ["", "difference", "p", "corrected", over], rows, note, 3)]
 
 
 def _p(value: float | None) -> str:
