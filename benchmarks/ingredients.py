@@ -120,8 +120,8 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if not aggregates:
         result = rcdm.run_probe("faithfulness", models=[path], out=found.parent, count=arguments.count, rows=0)
         aggregates = result.aggregates
-    (aggregate,) = aggregates.values()
     model = rcdm.load(path)
+    aggregate = aggregates[model.name]
     error = held_out_error(model, arguments.count)
     return {**aggregate, "seconds": model.config.seconds, "steps": config.steps, "error": error}
 
