@@ -50,7 +50,7 @@ def write_report(
     records: Sequence[dict[str, Any]],
     found: Sequence[Difference],
 ) -> Path:
-    """report.html: the answer, table 1b, models against each other, the histogram of ranks, samples, how it was computed."""
+    """report.html: the answer, table 1b, models against each other, the ranks, samples, how it was computed."""
     originals = {name: result.aggregates[name]["galleries"]["originals"] for name in context.names}
     first = originals[context.names[0]]
     series = {name: [one["share"] for one in entry["histogram"]] for name, entry in originals.items()}
