@@ -53,7 +53,11 @@ def test_what_is_planted_is_told_and_what_is_forgotten_is_not(linear: Result) ->
     assert shape["rendered"]["value"] > 0.9 and none["rendered"]["value"] < 0.5
     assert deaf["accuracy"] == shape["accuracy"] and deaf["rendered"]["value"] < 0.5  # h has it, the generator not
     assert shape["small"]["value"] > 0.9
-    first, second, _ = linear.aggregates["differences"]
+    first, second, _, *drawn = linear.aggregates["differences"]
+    assert [d["first"].split(", ")[1] for d in drawn] == ["samples"] * 3 and drawn[0]["difference"]["n"] == 20
+    # the same h, and a generator that does not use it
+    assert drawn[1]["difference"]["value"] == pytest.approx(shape["rendered"]["value"] - deaf["rendered"]["value"])
+    assert drawn[1]["p_holm"] < 0.05
     assert first["p_holm"] < 0.001 and first["difference"]["low"] > 0.3
     assert second["difference"]["value"] == 0 and second["p_holm"] == 1
     assert "tells the class of" in linear.answer[0]

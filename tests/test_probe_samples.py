@@ -185,6 +185,25 @@ def test_distances_are_the_truth(distances: Result) -> None:
     assert 0.5 < nearer["grayscale"]["low"] < 1
 
 
+def test_what_is_further_than_samples_is_tested_picture_by_picture(distances: Result, tmp_path: Path) -> None:
+    assert all(one["p"] is None for one in distances.aggregates["exact"]["against_samples"].values())  # five pictures
+    assert "too near to call: " in distances.answer[0] and "further from" not in distances.answer[0]
+    models = [FakeRCDM("exact"), FakeRCDM("no-color", forgets=["object", "background"])]
+    found = run("distances", models, tmp_path, count=12, samples=1, training=1)
+    for name, sentence in zip(("exact", "no-color"), found.answer, strict=True):
+        entry = found.aggregates[name]
+        tests = entry["against_samples"]
+        assert "samples" not in tests and "dino chain" in tests
+        for kind, one in tests.items():
+            expected = entry["relative"][kind]["value"] - entry["relative"]["samples"]["value"]
+            assert one["difference"]["value"] == pytest.approx(expected) and one["difference"]["n"] == 12
+            told = sentence.split("further from the picture than samples: ")[-1].split(";")[0]
+            further = "further" in sentence and kind in told.rstrip(".").split(", ")
+            assert further == (one["p_holm"] < 0.05 and expected > 0)
+    assert found.aggregates["exact"]["against_samples"]["grayscale"]["p_holm"] < 0.05
+    assert "Augmentations against samples" in (tmp_path / "report.html").read_text()
+
+
 def test_the_nearest_training_picture_is_brute_forces(distances: Result) -> None:
     model = FakeRCDM("exact")
     places = [DATA.ids.index(content_id) for content_id in TRAINED]

@@ -61,7 +61,7 @@ def run(context: Context) -> Result:
     pool, classes, shown = pick(context, data, labels)
     pool.notes += few(len(shown), "class") if len(shown) > 1 else []
     result = context.begin(pool, data, classes={one.name: len(one.places) for one in classes})
-    references = random_pictures(context, pool)
+    references = random_pictures(context, pool, kept=0)
     means = [np.stack([reference.h[one.places].mean(axis=0) for one in classes]) for reference in references]
 
     rows: list[GridRow] = []
@@ -173,7 +173,8 @@ def _look(
         "distance": float(np.linalg.norm(drawn.h[0] - mean, axis=-1).mean()),
         "members": float(np.linalg.norm(own_h - mean, axis=-1).mean()),
         "spread": float(pixel_variance(drawn.samples[0]).mean()),
-        "own": _nearest(np.linalg.norm(drawn.h[0][:, None] - means, axis=-1), place, n),
+        # an interval is over pictures: samples of one mean are none
+        "own": {**_nearest(np.linalg.norm(drawn.h[0][:, None] - means, axis=-1), place, n), "low": None, "high": None},
         "own_real": _nearest(to_means, place, size),
         "length": float(np.linalg.norm(mean) / max(np.linalg.norm(own_h, axis=-1).mean(), 1e-30)),
     }
@@ -214,8 +215,8 @@ def _aggregate(found: list[dict[str, Any]], reference: Random, context: Context)
         "distance": reference.in_units(values("distance"), reference.distances, seed=seed).as_json(),
         "members": reference.in_units(values("members"), reference.distances, seed=seed).as_json(),
         "spread": reference.in_units(values("spread"), reference.pixels, seed=seed).as_json(),
-        # of one class the samples are what is counted, over several the classes
-        "own": found[0]["own"] if len(found) == 1 else bootstrap_mean(values("own"), seed=seed).as_json(),
+        # the unit is the class; of one class there is no interval, but of its real pictures
+        "own": bootstrap_mean(values("own"), seed=seed).as_json(),
         "own_real": found[0]["own_real"]
         if len(found) == 1
         else bootstrap_mean(values("own_real"), seed=seed).as_json(),

@@ -13,14 +13,13 @@ from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs, wilson
 from rcdm_core.metrics.linear_probe import LinearProbe, fit_linear_probe, folds
 from rcdm_core.probes.opening import few, require_labels
 from rcdm_core.probes.pictures import Picture, Pictures, from_source, held_out
-from rcdm_core.probes.reference import gallery
+from rcdm_core.probes.reference import UNIT_PICTURES, gallery
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
     from rcdm_core.model import RCDM
     from rcdm_core.probes.base import Context
 
-UNIT_PICTURES = 512  # whose pairs are the unit of distances, at most
 UNKNOWN = -1
 
 

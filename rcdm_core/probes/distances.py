@@ -15,7 +15,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, wilson
 from rcdm_core.metrics.neighbours import Nearest
-from rcdm_core.metrics.paired import compare
+from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.probes.augmentations import CHAINS, Augmentation, augmented, chain, singles
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
@@ -37,9 +37,10 @@ RANDOM, SAME_CLASS, TRAINING, SAMPLES, SMALL = (
     "samples",
     "picture at samples' size",
 )
+SURE = 0.05  # p, after Holm's correction, below which a difference from the samples is told
 PARAMETERS = {
     "samples": Option(int, 8, "pictures of each kind, and samples of each h"),
-    "count": Option(int, 8, "held-out pictures to look at when no --image is given"),
+    "count": Option(int, 12, "held-out pictures to look at when no --image is given"),
     "pool": Option(int, 256, "held-out pictures that random ones and those of the same class are taken from"),
     "training": Option(int, 5000, "pictures of the training to search for the nearest ones; 0: all"),
     "chain": Option(str, "dino", "whose chain of augmentations: dino or swav"),
@@ -114,6 +115,9 @@ def run(context: Context) -> Result:
     for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
         of_model = [looks[m] for looks in found]
         result.aggregates[name] = _aggregate(of_model, kinds, reference, len(pool), nearest[m].searched, context.seed)
+    against = _against(context, found, references, [one.name for one in augmentations])
+    for name, entry in zip(context.names, against, strict=True):
+        result.aggregates[name]["against_samples"] = {kind: one.as_json() for kind, one in entry.items()}
         result.answer.append(answer(name, result.aggregates[name]))
     scaled = {
         name: np.array([looks[m].squares[SAMPLES].mean() for looks in found])
@@ -122,7 +126,7 @@ def run(context: Context) -> Result:
     }
     differences = compare(scaled, seed=context.seed)
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
-    write_report(result, context, rows, kinds, augmentations, differences)
+    write_report(result, context, rows, kinds, augmentations, against, differences)
     return result
 
 
@@ -285,6 +289,26 @@ def _aggregate(
     }
 
 
+def _against(
+    context: Context, found: list[list[Look]], references: list[Random], kinds: list[str]
+) -> list[dict[str, Difference]]:
+    """For each model, how much further than its samples each augmentation moves a picture, over the same pictures.
+
+    In units of random pairs; Holm's correction is over all augmentations and models.
+    """
+    parts = []
+    for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
+        unit = reference.mean(reference.squares) or np.nan
+        of_kind = {
+            kind: np.array([looks[m].squares[kind].mean() for looks in found]) / unit for kind in (*kinds, SAMPLES)
+        }
+        parts += [
+            compare({f"{name}: {kind}": of_kind[kind], SAMPLES: of_kind[SAMPLES]}, seed=context.seed) for kind in kinds
+        ]
+    flat = iter(together(*parts))
+    return [{kind: next(flat) for kind in kinds} for _ in context.names]
+
+
 def _relative(values: np.ndarray, reference: Random, seed: int) -> Estimate:
     return reference.in_units(values, reference.squares, seed=seed)
 
@@ -300,15 +324,17 @@ def answer(name: str, entry: dict[str, Any]) -> str:
             f", and nearer than the nearest of {entry['searched']} pictures of the training for "
             f"{percent(nearer[TRAINING])} of the pictures"
         )
-    augmented_kinds = {k: v for k, v in relative.items() if k not in (RANDOM, SAME_CLASS, TRAINING, SMALL, SAMPLES)}
-    beyond = [kind for kind, value in augmented_kinds.items() if value["value"] > relative[SAMPLES]["value"]]
-    within = [kind for kind in augmented_kinds if kind not in beyond]
-    parts = []
-    if beyond:
-        parts.append(f"{', '.join(beyond)} move{'s' if len(beyond) == 1 else ''} the picture further on average")
-    if within:
-        parts.append(f"{', '.join(within)} less far")
-    return f"{text}; {', '.join(parts)}." if parts else f"{text}."
+    found: dict[str, list[str]] = {"further": [], "less": [], "open": []}
+    for kind, one in entry["against_samples"].items():
+        sure = one["p_holm"] is not None and one["p_holm"] < SURE
+        found[("further" if one["difference"]["value"] > 0 else "less") if sure else "open"].append(kind)
+    phrases = {
+        "further": "further from the picture than samples: {}",
+        "less": "less far: {}",
+        "open": "too near to call: {}",
+    }
+    parts = [phrase.format(", ".join(found[key])) for key, phrase in phrases.items() if found[key]]
+    return "; ".join([text, *parts]) + "."
 
 
 PROBE = Probe(

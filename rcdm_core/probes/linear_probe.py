@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
-from rcdm_core.metrics.paired import compare
+from rcdm_core.metrics.paired import compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
 from rcdm_core.probes.drawing import blocks, draw
@@ -90,10 +90,11 @@ def run(context: Context) -> Result:
         }
         result.answer.append(answer(name, result.aggregates[name]))
     right = {
-        name: (one.predicted == divided.test_labels).astype(float)
+        f"{name}, pictures": (one.predicted == divided.test_labels).astype(float)
         for name, one in zip(context.names, found, strict=True)
     }
-    differences = compare(right, seed=context.seed)
+    drawn = {f"{name}, samples": np.array(of_model["rendered"]) for name, of_model in values.items()}
+    differences = together(*(compare(of_measure, seed=context.seed) for of_measure in (right, drawn)))
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
     write_report(result, context, rows, differences)
     return result

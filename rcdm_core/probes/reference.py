@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from rcdm_core.probes.base import Context
 
 BATCH = 32  # pictures read and encoded at a time
+UNIT_PICTURES = 512  # whose pairs are the unit of distances, at most
 
 
 @dataclass(frozen=True)
 class Random:
     """N held-out pictures as one model sees them.
 
-    h [N, dim] float64; pictures [N, 3, S, S], S the generator's size. distances, squares [N, N]: of h; pixels [N, N]:
-    half the mean squared difference of two pictures, which is what `pixel_variance` is of two.
+    h [N, dim] float64; pictures [N, 3, S, S], S the generator's size, or fewer of them, the first ones. Of at most
+    UNIT_PICTURES of the N, the first by content id: distances, squares [M, M], of h; pixels [M, M], half the mean
+    squared difference of two pictures, which is what `pixel_variance` is of two.
     """
 
     h: np.ndarray
@@ -48,23 +50,27 @@ class Random:
         return bootstrap_over_pairs(values, pairs, seed=seed)
 
 
-def random_pictures(context: Context, pool: Pictures) -> list[Random]:
-    """For each model, what it makes of the pool."""
+def random_pictures(context: Context, pool: Pictures, *, kept: int | None = None) -> list[Random]:
+    """For each model, what it makes of the pool. kept: how many of the pictures stay in memory; None: all."""
     from scipy.spatial.distance import pdist, squareform
 
     context.progress.start(len(pool) * len(context.models), "encoding pictures to compare with", unit="picture")
+    # by content id, whatever the order of the pool is: that may be by class
+    unit = np.sort(sorted(range(len(pool)), key=lambda i: pool[i].id)[:UNIT_PICTURES])
     found = []
     for model in context.models:
-        h_parts, shown = [], []
+        h_parts, shown, of_unit = [], [], []
         for start in range(0, len(pool), BATCH):
             part = pool[start : start + BATCH]
             h_parts.append(h_of(model, part).astype(np.float64))
-            shown.append(read_arrays(part, model.image_size, fit_of(model)))
+            read = read_arrays(part, model.image_size, fit_of(model))
+            shown.append(read[: None if kept is None else max(0, kept - start)])
+            of_unit.append(read[unit[(unit >= start) & (unit < start + BATCH)] - start])
             context.progress.update(len(part))
         h, pictures = np.concatenate(h_parts), np.concatenate(shown)
-        flat = pictures.reshape(len(pool), -1)
+        flat = np.concatenate(of_unit).reshape(len(unit), -1)
         pixels = pdist(flat, "sqeuclidean") / (2 * flat.shape[1])
-        found.append(Random(h, pictures, squareform(pdist(h)), squareform(pixels)))
+        found.append(Random(h, pictures, squareform(pdist(h[unit])), squareform(pixels)))
     context.progress.finish()
     return found
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ def write_report(
     rows: Sequence[GridRow],
     kinds: Sequence[str],
     augmentations: Sequence[Augmentation],
+    against: Sequence[Mapping[str, Difference]],
     found: Sequence[Difference],
 ) -> Path:
     """report.html: the answer, the distances by kind, the pictures of every kind."""
@@ -48,5 +50,10 @@ def write_report(
     ]
     caption = "Below every picture its squared distance from the h of the first one, in units of two random pictures'."
     chart = ("Mean squared distances with their intervals.", svg)
-    parts = Parts(tables, [chart], [Figure(rows, context.names, caption)], differences(found, "samples"))
+    of_kinds = [
+        replace(one, title="Augmentations against samples")
+        for one in differences([one for of_model in against for one in of_model.values()], "")
+    ]
+    figure = Figure(rows, context.names, caption)
+    parts = Parts(tables, [chart], [figure], [*of_kinds, *differences(found, "samples")])
     return write_probe_page(result, context, "Distances", parts, augmentations=augmentations)

@@ -47,5 +47,7 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow], foun
     caption = "A held-out picture, and samples of its h; below each the class that the probe reads from it, framed in "
     caption += "red where it is another than the picture's."
     figure = Figure(rows, context.names, caption)
-    parts = Parts([table], [], [figure], [*differences(found, "accuracy on held-out pictures"), by_class])
+    parts = Parts(
+        [table], [], [figure], [*differences(found, "accuracy on held-out pictures, and on samples"), by_class]
+    )
     return write_probe_page(result, context, "Linear probe", parts, entry=result.aggregates[context.names[0]])
