@@ -37,7 +37,6 @@ def ddpm(
     steps: int,  # number of evaluations of the network
     step_noise: Callable[[int], Tensor] | None = None,  # k-th step taken -> noise like x_T; None: torch.randn_like
     spacing: str = "even",  # which timesteps are kept: "even" or "ddim"
-    on_step: Callable[[], None] | None = None,  # called after every step, for progress
 ) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) over respaced timesteps; x_0 clipped at every step."""
     process = diffusion.respaced(steps, spacing)
@@ -49,8 +48,6 @@ def ddpm(
         if i > 0:
             noise = torch.randn_like(x) if step_noise is None else step_noise(taken)
             x = x + (0.5 * step.log_variance).exp() * noise
-        if on_step:
-            on_step()
     return x
 
 
@@ -62,7 +59,6 @@ def ddim(
     steps: int,  # number of evaluations of the network
     step_noise: Callable[[int], Tensor] | None = None,  # ignored: eta is 0, x_T alone decides the picture
     spacing: str = "even",  # which timesteps are kept: "even" or "ddim"
-    on_step: Callable[[], None] | None = None,  # called after every step, for progress
 ) -> Tensor:
     """DDIM with eta = 0 (Song et al. 2021, equation 12); epsilon is derived anew from the clipped x_0."""
     process = diffusion.respaced(steps, spacing)
@@ -73,8 +69,6 @@ def ddim(
         epsilon = process.predict_epsilon(x0, x, index)
         alpha_bar_prev = float(process.alpha_bar_prev[i])
         x = np.sqrt(alpha_bar_prev) * x0 + np.sqrt(1 - alpha_bar_prev) * epsilon
-        if on_step:
-            on_step()
     return x
 
 
@@ -96,7 +90,6 @@ def dpmpp_2m(
     steps: int,  # number of evaluations of the network
     step_noise: Callable[[int], Tensor] | None = None,  # ignored: the solver is deterministic
     spacing: str = "even",  # ignored: see `dpm_timesteps`
-    on_step: Callable[[], None] | None = None,  # called after every step, for progress
 ) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) in data prediction; x_0 clipped, the last step first-order."""
     timesteps = dpm_timesteps(diffusion, steps)
@@ -117,8 +110,6 @@ def dpmpp_2m(
                 direction = (1 + 0.5 / ratio) * x0 - (0.5 / ratio) * previous
             x = (sigma[i + 1] / sigma[i]) * x - alpha[i + 1] * np.expm1(-step) * direction
         previous = x0
-        if on_step:
-            on_step()
     return x
 
 

@@ -48,15 +48,16 @@ def compare(values: Mapping[str, np.ndarray], *, seed: int = 0) -> list[Differen
     enough = [int(np.isfinite(column).sum()) >= MIN_PAIRS for column in columns]
     flipped = sign_flip_p(np.stack(columns, axis=1), seed=seed).tolist()
     p_values = [p if usable else None for p, usable in zip(flipped, enough, strict=True)]
-    corrected = iter(holm([p for p in p_values if p is not None]))
-    return [
-        Difference(a, b, bootstrap_mean(column, seed=seed), p, None if p is None else next(corrected))
-        for (a, b), column, p in zip(names, columns, p_values, strict=True)
-    ]
+    return together(
+        [
+            Difference(a, b, bootstrap_mean(column, seed=seed), p, None)
+            for (a, b), column, p in zip(names, columns, p_values, strict=True)
+        ]
+    )
 
 
 def together(*parts: Sequence[Difference]) -> list[Difference]:
-    """Differences that were compared measure by measure, with Holm's correction over all of them."""
+    """Differences of one run, however they were compared, with Holm's correction over all of them."""
     found = [difference for part in parts for difference in part]
     corrected = iter(holm([d.p for d in found if d.p is not None]))
     return [d if d.p is None else replace(d, p_holm=next(corrected)) for d in found]

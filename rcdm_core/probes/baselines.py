@@ -7,14 +7,13 @@ network. All may be near to h; how near, how rough the picture is as against the
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import bootstrap_mean
-from rcdm_core.metrics.paired import Difference, compare, holm
+from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
@@ -80,19 +79,16 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
-    differences: list[tuple[str, Difference]] = []
+    compared: dict[str, list[Difference]] = {}
     for name, reference in zip(context.names, references, strict=True):
         of_model = [record["models"][name] for record in result.images]
         result.aggregates[name] = {method: _aggregate(of_model, method, reference, context.seed) for method in METHODS}
         unit = reference.mean(reference.squares) or np.nan
         apart = {METHODS[method]: np.array([one[method]["square"] for one in of_model]) / unit for method in METHODS}
-        differences += [(name, one) for one in compare(apart, seed=context.seed)]
+        compared[name] = compare(apart, seed=context.seed)
         result.answer.append(answer(name, result.aggregates[name]))
-    corrected = iter(holm([one.p for _, one in differences if one.p is not None]))
-    of_models: dict[str, list[dict[str, Any]]] = {name: [] for name in context.names}
-    for name, one in differences:
-        of_models[name].append(replace(one, p_holm=None if one.p is None else next(corrected)).as_json())
-    result.aggregates["differences"] = of_models
+    corrected = iter(together(*compared.values()))
+    result.aggregates["differences"] = {name: [next(corrected).as_json() for _ in of] for name, of in compared.items()}
     write_report(result, context, rows)
     return result
 

@@ -6,14 +6,13 @@ and their samples: how many have that class, how many the picture's own, and how
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcdm_core.metrics.bootstrap import bootstrap_mean
 from rcdm_core.metrics.groups import compare_groups
-from rcdm_core.metrics.paired import Difference, holm
+from rcdm_core.metrics.paired import Difference, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
 from rcdm_core.probes.drawing import blocks
@@ -79,8 +78,7 @@ def run(context: Context) -> Result:
         result.answer.append(answer(name, result.aggregates[name]))
         result.save()  # what is done stays, whatever happens to the next model
     context.progress.finish()
-    corrected = iter(holm([d.p for d in differences if d.p is not None]))
-    differences = [d if d.p is None else replace(d, p_holm=next(corrected)) for d in differences]
+    differences = together(differences)
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
     write_report(result, context, rows, differences)
     return result

@@ -7,7 +7,6 @@ move, in every attribute and in h, beyond the spread of the samples of the h as 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.bootstrap import bootstrap_mean, bootstrap_over_pairs
-from rcdm_core.metrics.paired import Difference, compare, holm
+from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks
 from rcdm_core.probes.manipulation_look import WHICH, H, Look, look_at, threshold
@@ -98,8 +97,7 @@ def run(context: Context) -> Result:
             result.notes.append(
                 f"{name}: {missing} pictures have fewer than two dimensions that are not zero; left out."
             )
-    corrected = iter(holm([d.p for d in differences if d.p is not None]))
-    differences = [d if d.p is None else replace(d, p_holm=next(corrected)) for d in differences]
+    differences = together(differences)
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
     write_report(result, context, rows, differences)
     return result
