@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -124,18 +123,16 @@ def test_versions_of_bundles_that_are_no_numbers(arguments: Make, tmp_path: Path
 
 
 def test_names_of_files_that_are_no_text(arguments: Make, tmp_path: Path) -> None:
-    odd = [os.fsdecode(b"caf\xe9\x1b.png"), "two\nlines.png"]
+    odd = {"two\nlines.png": "nottwo\\nlines.png"}
+    if sys.platform == "linux":  # others refuse names that are not UTF-8
+        odd[os.fsdecode(b"caf\xe9\x1b.png")] = "notcaf\\udce9\x1b.png"
     data = write_images(tmp_path / "images", 20)
     for number, name in enumerate(odd):
-        try:
-            shutil.copy(data / f"{number:03d}.png", data / name)
-        except OSError:
-            pytest.skip("this file system takes no such names")
-        (data / f"{number:03d}.png").unlink()
+        (data / f"{number:03d}.png").rename(data / name)
         (data / f"not{name}").write_text(f"no picture {number}")
     out = train(arguments(steps=1))
     skipped = (out / "skipped.txt").read_text(encoding="utf-8").splitlines()
-    assert sorted(line.partition(": ")[0] for line in skipped) == ["notcaf\\udce9\x1b.png", "nottwo\\nlines.png"]
+    assert sorted(line.partition(": ")[0] for line in skipped) == sorted(odd.values())
     common = ("--model", out, "--sampling-steps", 1, "--device", "cpu", "--image", data)
     result = rcdm("probe", "invariance", *common, "--samples", 1, "--transform", "flip", "--out", tmp_path / "probe")
     assert result.exit_code == 0, result.output

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from browser import in_browser, needs_browser
 from exact_rcdm import ExactRCDM
 from PIL import Image
 
@@ -164,24 +165,55 @@ def test_probes_of_sets_run_on_the_data_where_pictures_are_given_too(
     Image.new("RGB", (32, 32), "red").save(image)
     given: dict[str, tuple[int, bool]] = {}
 
-    def noting(name: str) -> Probe:
+    def noting(name: str, of_sets: str | None = None) -> Probe:
         def note(context: Context) -> Result:
             given[name] = len(context.images), context.data is not None
             raise RCDMError("Enough.")
 
-        return Probe(name, "Notes", "no figure", {}, note)
+        return Probe(name, "Notes", "no figure", {}, note, of_sets=of_sets)
 
-    for name in everything.OF_SETS:  # they do refuse pictures by themselves
-        with pytest.raises(RCDMError, match="--image"):
+    of_sets = {name for name, probe in PROBES.items() if probe.of_sets}
+    assert of_sets == {"class-mean", "confidence", "faithfulness", "linear-probe", "quality", "unconditional"}
+    for name in of_sets:
+        with pytest.raises(RCDMError, match=f"The probe {name} .* instead of --image"):
             rcdm_core.run_probe(name, models=[ExactRCDM()], images=[image], data=DATA, out=tmp_path / name)
 
-    probes = {"all": PROBES["all"], **{name: noting(name) for name in ("quality", "variance")}}
+    probes = {"all": PROBES["all"], "quality": noting("quality", "compares"), "variance": noting("variance")}
     monkeypatch.setattr(registry, "probes", lambda: probes)
     run(tmp_path / "out", only="", images=[image])
     assert given == {"variance": (1, True), "quality": (0, True)}
     given.clear()
-    run(tmp_path / "other", only="", images=[image], data=None)
-    assert given["quality"][0] == 1
+    outcome, _ = run(tmp_path / "other", only="", images=[image], data=None)
+    assert list(given) == ["variance"]
+    reason = "The probe quality compares; give a folder with --data instead of --image."
+    assert f"quality is left out: {reason}" in outcome.notes
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [500, 1300])  # the narrowest window that Chromium has, and a desk's
+def test_the_page_in_a_browser(tmp_path: Path, width: int) -> None:
+    run(tmp_path / "out", only="retention,variance")
+    found = in_browser(
+        tmp_path / "out" / "report.html",
+        """
+        const frame = document.documentElement;
+        found.page = frame.scrollWidth <= frame.clientWidth;
+        const table = document.querySelector("table");
+        const rows = () => [...table.tBodies[0].rows].map((row) => row.cells[0].innerText);
+        found.given = rows();
+        table.querySelector("th button").click();
+        found.sorted = rows();
+        const dialog = document.querySelector("dialog"), pictures = [...document.querySelectorAll("main img")];
+        found.broken = pictures.filter((one) => !one.complete || !one.naturalWidth).length;
+        pictures[0].click();
+        found.enlarged = dialog.open && dialog.querySelector("img").src === pictures[0].src;
+        const links = [...document.querySelectorAll('a[href^="#"]')];
+        found.links = links.filter((link) => !document.querySelector(link.hash)).length;
+        """,
+        f"--window-size={width},900",
+    )
+    assert found["page"] and found["sorted"] == sorted(found["given"]) != found["given"]
+    assert found["enlarged"] and found["broken"] == 0 and found["links"] == 0
 
 
 def test_the_page_is_one_file_with_a_section_a_probe(tmp_path: Path) -> None:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import html
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browser import in_browser, needs_browser
 
 from rcdm_core.report.html import write_page
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TEMPLATE = """{% extends "base.html.j2" %}{% block body %}
 <div class="scroll"><table id="numbers">
 <thead><tr><th>name</th><th>value <span class="scale"><i>0</i></span></th><th></th></tr></thead><tbody>
@@ -54,22 +49,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def in_browser(page: Path, script: str, *flags: str) -> Any:
-    """What the script leaves in `found`, run in the page."""
-    if BROWSER is None:
-        pytest.skip("no Chromium is installed")
-    body = f"<script>const found = {{}};\n{script}\nconst out = document.createElement('pre'); out.id = 'found';"
-    body += "out.textContent = JSON.stringify(found); document.body.append(out);</script></body>"
-    tested = page.with_name("tested.html")
-    tested.write_text(page.read_text().replace("</body>", body))
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-    command += [f"--user-data-dir={page.parent / 'profile'}", *flags, "--dump-dom", tested.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
-    assert match is not None, "the script stopped with an error"
-    return json.loads(html.unescape(match[1]))
-
-
+@needs_browser
 def test_tables_sort_and_pictures_enlarge_by_click_and_by_keyboard(page: Path) -> None:
     found = in_browser(
         page,
@@ -119,6 +99,7 @@ def test_tables_sort_and_pictures_enlarge_by_click_and_by_keyboard(page: Path) -
     assert found["clicked"] == 5 and found["closed"] and found["print"] and not found["after"]
 
 
+@needs_browser
 def test_a_narrow_page_does_not_scroll_sideways(page: Path) -> None:
     wide = page.with_name("wide.html")
     wide.write_text(page.read_text().replace("<td>9%</td>", "<td style='min-width: 900px'>9%</td>"))

@@ -21,7 +21,7 @@ from rcdm_core.metrics.paired import holm
 from rcdm_core.probes import base
 from rcdm_core.probes.base import Result
 from rcdm_core.probes.baselines import METHODS
-from rcdm_core.probes.inversion import deep_image_prior, match_pixels, total_variation
+from rcdm_core.probes.inversion import Descent, deep_image_prior, match_pixels, total_variation
 
 DATA = Shapes(40, seed=3)
 DIM = 12
@@ -63,15 +63,15 @@ def test_descent_reaches_a_linear_h(descend: Any) -> None:
     encoder = linear(16)
     target = torch.rand((1, 3, 16, 16), generator=torch.Generator().manual_seed(1))
     h = encoder(target)[0]
-    start = descend(encoder, h, size=16, iterations=1, rate=1e-9, **PLAIN)
-    found = descend(encoder, h, size=16, iterations=150, rate=0.02, **PLAIN)
+    start = descend(encoder, h, Descent(size=16, iterations=1, rate=1e-9, **PLAIN))
+    found = descend(encoder, h, Descent(size=16, iterations=150, rate=0.02, **PLAIN))
     before, after = ((encoder(x[None])[0] - h).square().sum().item() for x in (start, found))
     assert after < 1e-4 * before and found.shape == (3, 16, 16) and found.min() >= 0 and found.max() <= 1
     # it has the h without being the picture
     assert (found - target[0]).abs().mean() > 0.1
-    again = descend(encoder, h, size=16, iterations=150, rate=0.02, **PLAIN)
+    again = descend(encoder, h, Descent(size=16, iterations=150, rate=0.02, **PLAIN))
     assert torch.equal(found, again)
-    other = descend(encoder, h, size=16, iterations=1, rate=1e-9, **PLAIN | {"stream": "b"})
+    other = descend(encoder, h, Descent(size=16, iterations=1, rate=1e-9, **PLAIN | {"stream": "b"}))
     assert not torch.equal(start, other)
 
 
@@ -82,14 +82,14 @@ def test_total_variation_and_its_weight() -> None:
     encoder = linear(16)
     h = encoder(torch.full((1, 3, 16, 16), 0.5))[0]
     rough, smooth = (
-        match_pixels(encoder, h, size=16, iterations=120, rate=0.1, **PLAIN | {"tv": tv}) for tv in (0.0, 5.0)
+        match_pixels(encoder, h, Descent(size=16, iterations=120, rate=0.1, **PLAIN | {"tv": tv})) for tv in (0.0, 5.0)
     )
     assert total_variation(smooth[None]).item() < 0.2 * total_variation(rough[None]).item()
 
 
 @pytest.mark.parametrize("size", [3, 7, 12])
 def test_the_prior_takes_any_size(size: int) -> None:
-    found = deep_image_prior(linear(16), torch.zeros(DIM), size=size, iterations=1, rate=0.01, **PLAIN)
+    found = deep_image_prior(linear(16), torch.zeros(DIM), Descent(size=size, iterations=1, rate=0.01, **PLAIN))
     assert found.shape == (3, size, size)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import astuple
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from rcdm_core.data.shapes import Factors, Shapes, render_batch
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.bootstrap import Estimate
+from rcdm_core.probes import retention_class
 from rcdm_core.probes.base import Result
 from rcdm_core.probes.retention_class import labels_of, one_hot, usable_labels
 from rcdm_core.probes.verdicts import Retained, judge_retention
@@ -231,6 +233,25 @@ def test_bad_parameters_and_judges(tmp_path: Path) -> None:
         run([FakeRCDM("blind", forgets=["object", "background", "size", "position"])], tmp_path)
     with pytest.raises(RCDMError, match="the encoder of shapes-no-color"):
         run([model], tmp_path, judge="shapes-no-color")
+
+
+@pytest.mark.parametrize(("fit", "border"), [("crop", 0.0), ("pad", 1.0)])
+def test_a_judge_learns_from_pictures_that_are_made_square_as_the_models_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fit: str, border: float
+) -> None:
+    """Wide black pictures: padding puts white above them, whatever the fit of the data is."""
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for number in range(12):
+            Image.new("RGB", (40 + number, 20), (0, 0, number if label == "a" else 40 + number)).save(
+                tmp_path / label / f"{number}.png"
+            )
+    learnt: list[np.ndarray] = []
+    monkeypatch.setattr(retention_class, "fit_judge", lambda pictures, *_, **__: learnt.append(pictures))
+    model: Any = SimpleNamespace(image_size=16, config=SimpleNamespace(data=SimpleNamespace(fit=fit)))
+    retention_class.train_judge("pixels", model, [], ImageFolder(tmp_path), [0, 1], skip=[], count=24, seed=0)
+    (pictures,) = learnt
+    assert pictures.shape == (24, 3, 16, 16) and (pictures[:, :2, 0] == border).all()
 
 
 def test_another_encoder_as_the_judge_and_none(tmp_path: Path) -> None:

@@ -46,6 +46,8 @@ class Probe:
                 pictures, parameters and versions, such as whether a file is at hand: where it is another one, the probe
                 `all` runs the probe anew
 
+    of_sets     why it takes a set of pictures and refuses --image, to be put after its name; None: it takes pictures
+
     Raises TypeError naming the field that is wrong.
     """
 
@@ -56,6 +58,7 @@ class Probe:
     run: Callable[[Context], Result]
     least: Mapping[str, int] = field(default_factory=dict)
     depends: Callable[[Mapping[str, Any]], Any] | None = None
+    of_sets: str | None = None
 
     def __post_init__(self) -> None:
         for attribute in ("name", "summary", "figure"):
@@ -64,6 +67,8 @@ class Probe:
                 raise TypeError(f"a probe's {attribute} is a text, not {value!r}")
         if not callable(self.run):
             raise TypeError(f"probe {self.name!r}: run is a function, not {self.run!r}")
+        if self.of_sets is not None and (not isinstance(self.of_sets, str) or not self.of_sets):
+            raise TypeError(f"probe {self.name!r}: of_sets is a text or None, not {self.of_sets!r}")
         if self.depends is not None and not callable(self.depends):
             raise TypeError(f"probe {self.name!r}: depends is a function or None, not {self.depends!r}")
         if not isinstance(self.parameters, Mapping):

@@ -99,7 +99,7 @@ def _methods(
     """One h by every method: pictures [n, 3, S, S]; square, distance, roughness and seconds of one picture."""
     import torch
 
-    from rcdm_core.probes.inversion import deep_image_prior, match_pixels, total_variation
+    from rcdm_core.probes.inversion import Descent, deep_image_prior, match_pixels, total_variation
 
     params = context.params
     h = h_of(model, [picture])
@@ -113,10 +113,7 @@ def _methods(
         ("pixels", match_pixels, params["rate"]),
         ("prior", deep_image_prior, params["prior_rate"]),
     ):
-        begun = time.perf_counter()
-        drawn = descend(
-            model.encoder,
-            target,
+        descent = Descent(
             size=model.image_size,
             iterations=params["iterations"],
             rate=rate,
@@ -126,6 +123,8 @@ def _methods(
             stream=picture.id,
             step=lambda: context.progress.update(1),
         )
+        begun = time.perf_counter()
+        drawn = descend(model.encoder, target, descent)
         seconds[method] = time.perf_counter() - begun
         shown[method] = drawn.numpy()[None]
     found = {}

@@ -50,11 +50,6 @@ def run(context: Context) -> Result:
     params = context.params
     check_least(params, samples=1, count=1, per_class=2)
     check_conditional(context)
-    if context.images:
-        raise RCDMError(
-            "The probe class-mean takes whole classes; give a folder with a subfolder for each with --data instead of "
-            "--image."
-        )
     data = data_of(context)
     labels = require_labels(data)
     assert data is not None
@@ -249,4 +244,5 @@ PROBE = Probe(
         "per_class": Option(int, 64, "held-out pictures that a mean is taken of, at most"),
     },
     run=run,
+    of_sets="takes whole classes",
 )

@@ -16,7 +16,7 @@ from rcdm_core.metrics.paired import Difference, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
 from rcdm_core.probes.drawing import blocks
-from rcdm_core.probes.linear_probe import look, take_sets_only
+from rcdm_core.probes.linear_probe import look
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, few
 from rcdm_core.probes.wording import percent, said
 from rcdm_core.provider import Option
@@ -43,7 +43,6 @@ def run(context: Context) -> Result:
     params = context.params
     check_least(params, samples=1, count=1, fit=4, test=2)
     check_conditional(context)
-    take_sets_only(context)
     data = data_of(context)
     divided = divide(context, data, fit=params["fit"], test=params["test"])
     result = context.begin(divided.test, data, classes=divided.names, fitted_on=[p.id for p in divided.fit])
@@ -183,4 +182,5 @@ PROBE = Probe(
         "samples": Option(int, 4, "samples of each h"),
     },
     run=run,
+    of_sets="takes labelled sets",
 )

@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 NAME = "all"
 FIRST = ("retention", "invariance")  # what the answer rests on; the others follow by name
 DONE, LEFT_OUT, FAILED = "done", "left out", "failed"
-OF_SETS = ("class-mean", "confidence", "faithfulness", "linear-probe", "quality", "unconditional")  # refuse --image
 LIMITS = ("count", "samples")  # parameters that can be limited for all probes that have them
 
 
@@ -36,7 +35,7 @@ def run(context: Context) -> Result:
     """Run every probe that can, and write the page of all; those of an earlier run with the same settings stay.
 
     A probe that cannot run on these models and pictures is listed with its reason, one that fails with its error. Those
-    of OF_SETS run on the data alone where pictures are given as well.
+    of sets run on the data alone where pictures are given as well.
 
     Raises RCDMError for an unknown name in `only` or `skip`.
     """
@@ -44,7 +43,7 @@ def run(context: Context) -> Result:
 
     check_least(context.params, count=0, samples=0)
     probes = chosen(context.params["only"], context.params["skip"])
-    apart = OF_SETS if context.images and context.data is not None else ()  # run on the data, without the images
+    sets = context.data is not None  # for the probes that take no pictures
     context = dataclasses.replace(context, data=data_of(context))  # opened once
     before = _before(context.out)
     result = context.begin(Pictures([]), context.data, pictures_given=len(context.images))
@@ -63,7 +62,7 @@ def run(context: Context) -> Result:
             context.progress.log(f"{where}: done before.")
         else:
             context.progress.log(f"{where}: {probe.summary[:1].lower()}{probe.summary[1:]}")
-            images = [] if probe.name in apart else context.images
+            images = [] if probe.of_sets and sets else context.images
             entries[probe.name] = entry = {
                 "key": key,
                 **_run_one(dataclasses.replace(context, probe=probe, out=out, params=params, images=images)),

@@ -21,30 +21,26 @@ from rcdm_core.probes.drawing import blocks, draw
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, labels_of
 from rcdm_core.probes.other_samples import OtherSamples, read_other_samples
 from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.reference import batches
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
 GRID_SAMPLES = 8
-_BATCH = 32  # pictures read and encoded at a time
 GALLERIES = {"originals": "the originals", "at image size": "the pictures at the generator's size"}
 
 
 def run(context: Context) -> Result:
     """Ranks, reciprocal ranks and first places of every model, with ceiling and chance, and grids of samples.
 
-    Raises RCDMError when --image is given (the gallery is data), there are fewer than two held-out pictures, or the
+    Raises RCDMError when there are fewer than two held-out pictures, or the
     manifest of other samples is not as it should be.
     """
     from rcdm_core.report.faithfulness import draw_rows, write_report
 
     params = context.params
     check_least(params, samples=1, count=1, gallery=0, rows=0)
-    if context.images:
-        raise RCDMError(
-            "The probe faithfulness ranks among held-out pictures; give a folder with --data instead of --image."
-        )
     check_conditional(context)
     data = data_of(context)
     if data is None:
@@ -100,11 +96,10 @@ def _gallery(context: Context, model: RCDM, gallery: Pictures) -> dict[str, np.n
     fit, size = fit_of(model), model.image_size
     parts: dict[str, list[np.ndarray]] = {name: [] for name in GALLERIES}
     context.progress.start(len(gallery), f"{model.name}: encoding the gallery", unit="picture")
-    for start in range(0, len(gallery), _BATCH):
-        part = gallery[start : start + _BATCH]
+    for block in batches(context, gallery):
+        part = gallery[block]
         parts["originals"].append(h_of(model, part))
         parts["at image size"].append(model.encode(torch.from_numpy(read_arrays(part, size, fit))).numpy())
-        context.progress.update(len(part))
     context.progress.finish()
     return {name: np.concatenate(values) for name, values in parts.items()}
 
@@ -201,4 +196,5 @@ PROBE = Probe(
         ),
     },
     run=run,
+    of_sets="ranks among held-out pictures",
 )

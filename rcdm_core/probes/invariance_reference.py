@@ -12,9 +12,9 @@ from rcdm_core.metrics.distances import mean_pair_distance
 from rcdm_core.metrics.readout import Readout, fit_readout
 from rcdm_core.probes.base import Context
 from rcdm_core.probes.pictures import Pictures, fit_of, h_of, read_arrays
+from rcdm_core.probes.reference import batches
 
 MIN_READOUT = 64  # pictures from which a linear readout is worth fitting
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,13 @@ def take_references(context: Context, pictures: Pictures, pool: Pictures) -> lis
     """For each model: the distances of h between all of the pictures, and readouts fitted on the pool alone."""
     h_parts: list[list[np.ndarray]] = [[] for _ in context.models]
     shown: list[list[np.ndarray]] = [[] for _ in context.models]
-    every = [*pictures, *pool]
+    every = Pictures([*pictures, *pool])
     context.progress.start(len(every), "encoding pictures to compare with", unit="picture")
-    for start in range(0, len(every), _BATCH):
-        part = every[start : start + _BATCH]
+    for block in batches(context, every):
+        part = every[block]
         for m, model in enumerate(context.models):
             h_parts[m].append(h_of(model, part).astype(np.float64))
             shown[m] += [*read_arrays(part, model.image_size, fit_of(model))]
-        context.progress.update(len(part))
     context.progress.finish()
     references = []
     for parts, images in zip(h_parts, shown, strict=True):

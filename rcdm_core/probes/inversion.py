@@ -8,6 +8,7 @@ cannot be any picture. Both minimise ‖f(x) − h‖² / unit + tv · TV(x).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +25,23 @@ _NOISE_CHANNELS, _NOISE = 16, 0.1  # of the network's fixed input
 _WIDTH, _SMALLEST = 48, 4  # channels; pixels of the innermost level
 
 
+@dataclass(frozen=True)
+class Descent:
+    """size: of the picture, in pixels. rate: the learning rate of the first iteration. tv: weight of total variation.
+
+    unit: of the squared distance. seed, stream: of the noise. step: called after each iteration.
+    """
+
+    size: int
+    iterations: int
+    rate: float
+    tv: float
+    unit: float
+    seed: int
+    stream: str
+    step: Callable[[], object]
+
+
 def total_variation(images: Tensor) -> Tensor:
     """The mean absolute difference of neighbouring pixels of images [B, 3, H, W]: [B]."""
     down = (images[..., 1:, :] - images[..., :-1, :]).abs().mean(dim=(1, 2, 3))
@@ -31,69 +49,38 @@ def total_variation(images: Tensor) -> Tensor:
     return down + right
 
 
-def match_pixels(
-    encoder: Encoder,
-    h: Tensor,
-    *,
-    size: int,
-    iterations: int,
-    rate: float,
-    tv: float,
-    unit: float,
-    seed: int,
-    stream: str,
-    step: Callable[[], object],
-) -> Tensor:
-    """Pixels [3, size, size] in [0, 1] moved from noise towards h [dim]. step: called after each iteration."""
-    noise = normal(generator(seed, "pixels", stream), (1, 3, size, size)).to(h.device)
+def match_pixels(encoder: Encoder, h: Tensor, descent: Descent) -> Tensor:
+    """Pixels [3, size, size] in [0, 1] moved from noise towards h [dim]."""
+    noise = normal(generator(descent.seed, "pixels", descent.stream), (1, 3, descent.size, descent.size)).to(h.device)
     pixels = noise.requires_grad_()
-    return _descend(encoder, h, lambda: torch.sigmoid(pixels), [pixels], iterations, rate, tv, unit, step)
+    return _descend(encoder, h, descent, lambda: torch.sigmoid(pixels), [pixels])
 
 
-def deep_image_prior(
-    encoder: Encoder,
-    h: Tensor,
-    *,
-    size: int,
-    iterations: int,
-    rate: float,
-    tv: float,
-    unit: float,
-    seed: int,
-    stream: str,
-    step: Callable[[], object],
-) -> Tensor:
+def deep_image_prior(encoder: Encoder, h: Tensor, descent: Descent) -> Tensor:
     """What an untrained network draws, [3, size, size] in [0, 1], once its weights are moved towards h [dim]."""
+    size, named = descent.size, (descent.seed, "deep image prior", descent.stream)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(seed, "deep image prior", stream))
+        torch.manual_seed(torch_seed(*named))
         network = Prior(size).to(h.device)
-    z = _NOISE * normal(generator(seed, "deep image prior", stream), (1, _NOISE_CHANNELS, size, size)).to(h.device)
-    return _descend(encoder, h, lambda: network(z), network.parameters(), iterations, rate, tv, unit, step)
+    z = _NOISE * normal(generator(*named), (1, _NOISE_CHANNELS, size, size)).to(h.device)
+    return _descend(encoder, h, descent, lambda: network(z), network.parameters())
 
 
 def _descend(
-    encoder: Encoder,
-    h: Tensor,
-    draw: Callable[[], Tensor],
-    parameters: Iterable[Tensor],
-    iterations: int,
-    rate: float,
-    tv: float,
-    unit: float,
-    step: Callable[[], object],
+    encoder: Encoder, h: Tensor, descent: Descent, draw: Callable[[], Tensor], parameters: Iterable[Tensor]
 ) -> Tensor:
     """Adam, its rate falling to 0 along a cosine, so that it ends at rest."""
-    optimizer = torch.optim.Adam(parameters, lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    optimizer = torch.optim.Adam(parameters, lr=descent.rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, descent.iterations)
     with torch.enable_grad(), full_precision(h.device.type):
-        for _ in range(iterations):
+        for _ in range(descent.iterations):
             optimizer.zero_grad(set_to_none=True)
             x = draw()
-            apart = (encoder(resize_for_encoder(x, encoder.image_size)) - h).square().sum() / unit
-            (apart + tv * total_variation(x).sum()).backward()
+            apart = (encoder(resize_for_encoder(x, encoder.image_size)) - h).square().sum() / descent.unit
+            (apart + descent.tv * total_variation(x).sum()).backward()
             optimizer.step()
             schedule.step()
-            step()
+            descent.step()
     with torch.no_grad():
         return draw()[0].clamp(0, 1).float().cpu()
 

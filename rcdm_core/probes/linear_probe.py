@@ -39,7 +39,6 @@ def run(context: Context) -> Result:
     if params["folds"] == 1:
         raise RCDMError("folds is 1, but a cross-validation takes at least 2, and 0 tests on held-out pictures alone.")
     check_conditional(context)
-    take_sets_only(context)
     data = data_of(context)
     divided = divide(context, data, fit=params["fit"], test=params["test"], parts=params["folds"])
     result = context.begin(divided.test, data, classes=divided.names, fitted_on=[p.id for p in divided.fit])
@@ -98,15 +97,6 @@ def run(context: Context) -> Result:
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
     write_report(result, context, rows, differences)
     return result
-
-
-def take_sets_only(context: Context) -> None:
-    """Raise RCDMError where single pictures were given."""
-    if context.images:
-        raise RCDMError(
-            f"The probe {context.probe.name} takes labelled sets; give a folder with a subfolder for each class with "
-            "--data instead of --image."
-        )
 
 
 def look(
@@ -173,4 +163,5 @@ PROBE = Probe(
         "samples": Option(int, 4, "samples of each h"),
     },
     run=run,
+    of_sets="takes labelled sets",
 )

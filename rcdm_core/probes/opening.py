@@ -91,10 +91,12 @@ def pool_of(context: Context, data: ImageSource | None, pictures: Pictures, coun
 
 
 def labels_of(data: ImageSource | None) -> dict[str, str]:
-    """content id -> the name of its class; empty where there are no classes."""
-    if data is None or data.labels is None:
-        return {}
-    return {content_id: data.label_names[label] for content_id, label in zip(data.ids, data.labels, strict=True)}
+    """content id -> the name of its class, the first where it is in several; empty where there are no classes."""
+    names: dict[str, str] = {}
+    if data is not None and data.labels is not None:
+        for content_id, label in zip(data.ids, data.labels, strict=True):
+            names.setdefault(content_id, data.label_names[label])
+    return names
 
 
 def require_labels(data: ImageSource | None) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError, UnreadableImage
+from rcdm_core.probes.reference import BATCH
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 MANIFESTS = ("manifest.csv", "manifest.json")
 COLUMNS = ("file", "image")
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class OtherSamples:
         from rcdm_core.probes.pictures import fit_of
 
         parts = []
-        for start in range(0, len(self.files), _BATCH):
+        for start in range(0, len(self.files), BATCH):
             shown = []
-            for path in self.files[start : start + _BATCH]:
+            for path in self.files[start : start + BATCH]:
                 try:
                     shown.append(read_array(path, model.encoder.image_size, fit_of(model), "bicubic"))
                 except UnreadableImage as error:

@@ -48,8 +48,6 @@ def run(context: Context) -> Result:
     check_least(params, count=2, training=0, shown=0)
     if params["drawing"] not in (CONDITIONAL, UNCONDITIONAL):
         raise RCDMError(f"drawing is {params['drawing']!r}, but expected {CONDITIONAL} or {UNCONDITIONAL}.")
-    if context.images:
-        raise RCDMError("The probe quality compares sets of pictures; give a folder with --data instead of --image.")
     check_conditional(context)
     weights = fidelity.find_weights(params["inception"])
     data = data_of(context)
@@ -243,6 +241,7 @@ PROBE = Probe(
         "shown": Option(int, 8, "samples that are shown"),
     },
     run=run,
+    of_sets="compares sets of pictures",
     least={"count": 2},
     depends=lambda params: fidelity.find_weights(params["inception"]) is not None,
 )

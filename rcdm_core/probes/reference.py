@@ -50,6 +50,14 @@ class Random:
         return bootstrap_over_pairs(values, pairs, seed=seed)
 
 
+def batches(context: Context, pictures: Pictures) -> Iterator[slice]:
+    """Where the pictures are in blocks of BATCH; progress advances by the number of pictures after each."""
+    for start in range(0, len(pictures), BATCH):
+        part = slice(start, min(start + BATCH, len(pictures)))
+        yield part
+        context.progress.update(part.stop - start)
+
+
 def random_pictures(context: Context, pool: Pictures, *, kept: int | None = None) -> list[Random]:
     """For each model, what it makes of the pool. kept: how many of the pictures stay in memory; None: all."""
     from scipy.spatial.distance import pdist, squareform
@@ -60,13 +68,11 @@ def random_pictures(context: Context, pool: Pictures, *, kept: int | None = None
     found = []
     for model in context.models:
         h_parts, shown, of_unit = [], [], []
-        for start in range(0, len(pool), BATCH):
-            part = pool[start : start + BATCH]
-            h_parts.append(h_of(model, part).astype(np.float64))
-            read = read_arrays(part, model.image_size, fit_of(model))
-            shown.append(read[: None if kept is None else max(0, kept - start)])
-            of_unit.append(read[unit[(unit >= start) & (unit < start + BATCH)] - start])
-            context.progress.update(len(part))
+        for part in batches(context, pool):
+            h_parts.append(h_of(model, pool[part]).astype(np.float64))
+            read = read_arrays(pool[part], model.image_size, fit_of(model))
+            shown.append(read[: None if kept is None else max(0, kept - part.start)])
+            of_unit.append(read[unit[(unit >= part.start) & (unit < part.stop)] - part.start])
         h, pictures = np.concatenate(h_parts), np.concatenate(shown)
         flat = np.concatenate(of_unit).reshape(len(unit), -1)
         pixels = pdist(flat, "sqeuclidean") / (2 * flat.shape[1])
@@ -98,9 +104,8 @@ def gallery(
 
     Those that cannot be read are left out. Progress advances by the number of pictures.
     """
-    for start in range(0, len(pictures), BATCH):
-        part = pictures[start : start + BATCH]
-        context.progress.update(len(part))
+    for block in batches(context, pictures):
+        part = pictures[block]
         try:
             h = h_of(model, part)
             shown = read_arrays(part, model.image_size, fit_of(model)) if pixels else None

@@ -31,8 +31,9 @@ from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.opening import check_conditional, check_least, data_of
 from rcdm_core.probes.pictures import Pictures, choose, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.reference import batches
 from rcdm_core.probes.retention_class import NONE, labels_of, one_hot, train_judge, usable_labels
-from rcdm_core.probes.retention_rows import BATCH, CLASS, Rows, take_rows
+from rcdm_core.probes.retention_rows import CLASS, Rows, take_rows
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
@@ -165,10 +166,11 @@ def _judges(
     classes = sorted({int(label) for label in labels if label >= 0})
     if data is None or not classes or params["judge"] == NONE or not params["judge_pictures"]:
         return [None] * len(context.models)
-    trained: dict[int, Judge | None] = {}
+    trained: dict[tuple[int, str], Judge | None] = {}
     for model in context.models:
-        if model.image_size not in trained:
-            trained[model.image_size] = train_judge(
+        seen = model.image_size, fit_of(model)
+        if seen not in trained:
+            trained[seen] = train_judge(
                 params["judge"],
                 model,
                 context.models,
@@ -183,18 +185,16 @@ def _judges(
             "There are too few labelled pictures beside the probed ones to learn what the classes look like, so that "
             "nothing can be said about the class of samples."
         )
-    return [trained[model.image_size] for model in context.models]
+    return [trained[model.image_size, fit_of(model)] for model in context.models]
 
 
 def _pool(context: Context, model: RCDM, pool: Pictures) -> Pool:
     parts: list[np.ndarray] = []
     shown: list[dict[str, np.ndarray]] = []
     context.progress.start(len(pool), f"{model.name}: encoding pictures for the readouts", unit="picture")
-    for start in range(0, len(pool), BATCH):
-        part = pool[start : start + BATCH]
-        parts.append(h_of(model, part))
-        shown.append(measure(read_arrays(part, model.image_size, fit_of(model))))
-        context.progress.update(len(part))
+    for block in batches(context, pool):
+        parts.append(h_of(model, pool[block]))
+        shown.append(measure(read_arrays(pool[block], model.image_size, fit_of(model))))
     context.progress.finish()
     h = np.concatenate(parts) if parts else np.empty((0, model.h_dim))
     attributes = {

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcdm_core.data.images import DEFAULT_INTERPOLATION
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.metrics.judge import Judge, fit_judge
-from rcdm_core.probes.pictures import Picture
+from rcdm_core.probes import opening
+from rcdm_core.probes.pictures import Picture, fit_of, from_source
 from rcdm_core.probes.reference import reading
 
 if TYPE_CHECKING:
@@ -22,11 +24,9 @@ PIXELS, NONE = "pixels", "none"
 
 def labels_of(pictures: Sequence[Picture], data: ImageSource | None) -> np.ndarray:
     """The class number of each picture, by its content; -1 for those that `data` has no label for."""
-    labels: dict[str, int] = {}
-    if data is not None and data.labels is not None:
-        for content_id, label in zip(data.ids, data.labels, strict=True):
-            labels.setdefault(content_id, label)
-    return np.array([labels.get(picture.id, -1) for picture in pictures], dtype=np.int64)
+    names = opening.labels_of(data)
+    numbers = {} if data is None else {name: number for number, name in enumerate(data.label_names)}
+    return np.array([numbers.get(names.get(picture.id, ""), -1) for picture in pictures], dtype=np.int64)
 
 
 def usable_labels(labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -72,7 +72,7 @@ def train_judge(
     count: int,
     seed: int,
 ) -> Judge | None:
-    """A judge at the model's image size, from up to `count` labelled pictures of `data` other than `skip`.
+    """A judge at the model's image size and fit, from up to `count` labelled pictures of `data` other than `skip`.
 
     The pictures may be ones that the generator was trained on: the judge looks at none of the probed ones, and at no h
     that is probed. None where there are fewer than 20 of them, or of one class only.
@@ -91,7 +91,7 @@ def train_judge(
             continue
         seen.add(data.ids[index])
         try:
-            pictures.append(data.get(index, model.image_size))
+            pictures.append(from_source(data, index).read(model.image_size, fit_of(model), DEFAULT_INTERPOLATION))
         except UnreadableImage as error:
             data.report_unreadable(index, error.reason)
             continue

@@ -12,13 +12,13 @@ from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.retention import over_samples
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.pictures import Pictures, fit_of, h_of, read_arrays
+from rcdm_core.probes.reference import BATCH
 
 if TYPE_CHECKING:
     from rcdm_core.metrics.judge import Judge
     from rcdm_core.model import RCDM
     from rcdm_core.probes.base import Context
 
-BATCH = 32  # pictures read, encoded and sampled from at a time
 CLASS = "class"
 
 

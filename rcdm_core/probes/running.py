@@ -93,8 +93,14 @@ def run_probe(
 
 
 def run_context(context: Context) -> Result:
-    """Run the context's probe to its end. What was drawn on the way is then no longer kept."""
-    result = context.probe.run(context)
+    """Run the context's probe to its end. What was drawn on the way is then no longer kept.
+
+    Raises RCDMError for pictures given to a probe of sets, and whatever the probe raises.
+    """
+    probe = context.probe
+    if probe.of_sets and context.images:
+        raise RCDMError(f"The probe {probe.name} {probe.of_sets}; give a folder with --data instead of --image.")
+    result = probe.run(context)
     result.complete = True
     result.save()
     forget(context.out)

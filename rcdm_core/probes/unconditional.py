@@ -35,8 +35,6 @@ def run(context: Context) -> Result:
     params = context.params
     check_least(params, count=2, pool=LEAST_POOL, training=0, shown=1, rows=0)
     check_conditional(context)
-    if context.images:
-        raise RCDMError("The probe unconditional starts from no picture; leave --image out, or give a set with --data.")
     data = data_of(context)
     densities = [density(context, m, data) for m in range(len(context.models))]
     pool = pool_of(context, data, Pictures([]), params["pool"])
@@ -150,5 +148,6 @@ PROBE = Probe(
         "rows": Option(int, 12, "drawn h that are shown"),
     },
     run=run,
+    of_sets="starts from no picture",
     least={"count": 2, "pool": LEAST_POOL},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rcdm_core.report.grid import GridRow
 from rcdm_core.report.page import Figure, Parts, Table, differences, write_probe_page
@@ -16,27 +16,29 @@ if TYPE_CHECKING:
 WORDS = {"memorises": "memorises", "new": "as new as held-out pictures", "cannot tell": "cannot tell"}
 
 
+def by_space(result: Result, context: Context) -> list[tuple[str, dict[str, Any]]]:
+    """How near samples are, for each model in each space: what the row is called, and its numbers."""
+    from rcdm_core.probes.neighbours import SPACES
+
+    return [
+        (f"{name}, in {words}", result.aggregates[name]["spaces"][space])
+        for name in context.names
+        for space, words in SPACES.items()
+    ]
+
+
 def write_report(
     result: Result, context: Context, rows: Sequence[Sequence[GridRow]], found: Sequence[Difference]
 ) -> Path:
     """report.html: the answer, shares of near samples and copies, samples beside their nearest pictures."""
-    from rcdm_core.probes.neighbours import NEIGHBOURS, SPACES, TITLES, USUAL
+    from rcdm_core.probes.neighbours import NEIGHBOURS, TITLES, USUAL
 
     table = Table(
         "Numbers",
         ["", "copies", "near", "verdict", "median distance", "held-out's"],
         [
-            [
-                f"{name}, in {words}",
-                part["copy"],
-                part["near"],
-                WORDS[part["verdict"]],
-                part["median"],
-                part["median_held_out"],
-            ]
-            for name in context.names
-            for space, words in SPACES.items()
-            for part in [result.aggregates[name]["spaces"][space]]
+            [title, part["copy"], part["near"], WORDS[part["verdict"]], part["median"], part["median_held_out"]]
+            for title, part in by_space(result, context)
         ],
         digits=3,
         chart=1,

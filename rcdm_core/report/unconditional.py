@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcdm_core.report.grid import GridRow
+from rcdm_core.report.neighbours import by_space
 from rcdm_core.report.page import Figure, Parts, Table, write_probe_page
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def write_report(result: Result, context: Context, rows: Sequence[Sequence[GridRow]]) -> Path:
     """report.html: the answer, the numbers by model, shares of copies, samples beside their nearest pictures."""
-    from rcdm_core.probes.neighbours import NEIGHBOURS, SPACES, TITLES, USUAL
+    from rcdm_core.probes.neighbours import NEIGHBOURS, TITLES, USUAL
 
     keys = {
         "diversity": "diversity",
@@ -36,16 +37,8 @@ def write_report(result: Result, context: Context, rows: Sequence[Sequence[GridR
         "Nearest pictures",
         ["", "copies", "near", "median distance", "held-out's"],
         [
-            [
-                f"{name}, in {words}",
-                part["copy"],
-                part["near"],
-                part["median"],
-                part["median_held_out"],
-            ]
-            for name in context.names
-            for space, words in SPACES.items()
-            for part in [result.aggregates[name]["spaces"][space]]
+            [title, part["copy"], part["near"], part["median"], part["median_held_out"]]
+            for title, part in by_space(result, context)
         ],
         digits=3,
         note="Samples are near by construction, as far as h says what a picture looks like: h was drawn next to one's. "
