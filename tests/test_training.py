@@ -197,7 +197,7 @@ def test_layers_that_read_h_learn_at_their_own_share(arguments: Make, conditioni
     trainer._step(trainer._batches("train")(0))
     rate = learning_rate(trainer.recipe, 0, 6)
     moved = {
-        name: float((parameter - before[name]).abs().max()) / rate
+        name: float((parameter.detach() - before[name]).abs().max()) / rate
         for name, parameter in trainer.network.named_parameters()
     }
     of_h = {name for name in moved if name.startswith(("ssl_emb", "h_reduce")) or ".gain." in name}
