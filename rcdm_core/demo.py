@@ -5,9 +5,10 @@ An oracle declares what it forgets, so the truth is known and the demonstration 
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
     from rcdm_core.probes.base import Result
     from rcdm_core.provider import Provider
+    from rcdm_core.training import TrainConfig
 
-# Of each model: about four minutes on two cores; those with bf16 do twice the work in them. So early, more steps teach
-# more than larger batches, a high learning rate more than a safe one, and group norms (`embedding`) much more than
-# batch norms, which mix a batch's noise levels.
-STEPS, STEPS_IN_BF16 = 700, 1400
+# Of each model, as many as both trainings have the time for; a few sizes, so that like machines make like pictures.
+STEPS, MINUTES = (300, 700, 1400), 8
+# So early, more steps teach more than larger batches, a high learning rate more than a safe one, and group norms
+# (`embedding`) much more than batch norms, which mix a batch's noise levels.
 BATCH_SIZE, LR, CONDITIONING = 16, 3e-3, "embedding"
 PRESET = "tiny-32"
 DATA = "shapes:12000"  # nothing is seen more than three times
@@ -125,33 +127,25 @@ def run(
 ) -> Outcome:
     """Train both RCDMs, probe them, and write OUT/report.html and OUT/demo.png.
 
-    steps: of each model's training; None: about four minutes' worth on two cores, which depends on whether they have
-        bf16. A demonstration that was stopped goes on where it was.
+    steps: of each model's training; None: the most of STEPS of which both fit into MINUTES, by the time that a step
+        takes here. A demonstration that was stopped goes on where it was, with the steps that it had.
 
     Raises RCDMError for bad arguments, KeyboardInterrupt when a training was stopped.
     """
-    import torch
-
     import rcdm_core
     from rcdm_core.data.shapes import open_data
-    from rcdm_core.precision import resolve_device, resolve_precision
+    from rcdm_core.precision import resolve_device
     from rcdm_core.training import TrainConfig, stopped, train
 
     reporter = progress or Reporter()
-    if steps is None:
-        in_bf16 = resolve_precision(precision, resolve_device(device)) is torch.bfloat16
-        steps = STEPS_IN_BF16 if in_bf16 else STEPS
     providers = choose_oracles(oracles)
     folder = Path(out)
-    models = []
-    for number, provider in enumerate(providers, 1):
-        reporter.log(f"{number} of 2: training for {provider.name} ({provider.summary}).")
-        config = TrainConfig(
+    configs = [
+        TrainConfig(
             provider=provider.name,
             data=DATA,
             out=folder / provider.name,
             preset=PRESET,
-            steps=steps,
             batch_size=BATCH_SIZE,
             lr=LR,
             conditioning=CONDITIONING,
@@ -161,6 +155,13 @@ def run(
             preview_every=0,
             resume=(folder / provider.name).exists(),
         )
+        for provider in providers
+    ]
+    steps = steps or choose_steps(configs, providers, folder, reporter)
+    models = []
+    for number, (provider, config) in enumerate(zip(providers, configs, strict=True), 1):
+        reporter.log(f"{number} of 2: training for {provider.name} ({provider.summary}).")
+        config = replace(config, steps=steps)
         path = train(config, progress=reporter)
         if stopped(config, path):
             raise KeyboardInterrupt
@@ -187,6 +188,27 @@ def run(
     command += ["--steps", str(steps), "--seed", str(seed), "--precision", precision, "--out", str(folder)]
     page = write_page(folder, shlex.join(command), providers, claims, sentences, gallery, result)
     return Outcome(page, claims, sentences)
+
+
+def choose_steps(
+    configs: Sequence[TrainConfig], providers: Sequence[Provider], folder: Path, reporter: Reporter
+) -> int:
+    """The steps that a demonstration in the same folder had, or those that there is time for, which is said."""
+    import rcdm_core
+    from rcdm_core.presets import PRESETS
+    from rcdm_core.training.pace import seconds_a_step
+    from rcdm_core.training.state import find_state
+
+    for provider in providers:
+        saved = find_state(folder / provider.name)
+        if saved is not None:
+            return int(saved.identity["arguments"]["steps"])
+    h_dim = providers[0].dim or rcdm_core.load_encoder(providers[0].name).dim
+    pace = seconds_a_step(configs[0], PRESETS[PRESET].unet_config(CONDITIONING, h_dim=h_dim))
+    steps = max((n for n in STEPS if len(configs) * n * pace <= 60 * MINUTES), default=STEPS[0])
+    minutes = math.ceil(len(configs) * steps * pace / 60)
+    reporter.log(f"A training step takes {pace:.2f} s here: {steps} steps for each model, about {minutes} min in all.")
+    return steps
 
 
 def conclude(provider: Provider, aggregates: Mapping[str, Any]) -> list[Claim]:

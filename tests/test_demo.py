@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 from training_fixtures import SMALL_UNET
@@ -16,6 +17,10 @@ from training_fixtures import SMALL_UNET
 from rcdm_cli.main import main
 from rcdm_core import RCDMError, demo, registry
 from rcdm_core.presets import PRESETS
+from rcdm_core.progress import Reporter
+from rcdm_core.training import TrainConfig, train
+from rcdm_core.training.pace import seconds_a_step
+from rcdm_core.unet import UNetConfig
 
 NO_COLOR, NO_POSITION = "shapes-no-color", "shapes-no-position"
 
@@ -149,12 +154,13 @@ def test_the_command_has_the_defaults_of_the_core() -> None:
 
     (steps,) = (parameter for parameter in command.params if parameter.name == "steps")
     assert isinstance(steps, click.Option) and not steps.required
-    assert f"[default: {demo.STEPS}, or {demo.STEPS_IN_BF16} where the device has bf16]" in (steps.help or "")
+    few, some, many = demo.STEPS
+    assert f"[default: {few}, {some} or {many}, as fit into {demo.MINUTES} minutes]" in (steps.help or "")
 
 
-@pytest.mark.parametrize(("precision", "expected"), [("float32", demo.STEPS), ("bf16", demo.STEPS_IN_BF16)])
-def test_a_faster_number_format_pays_for_more_steps(
-    precision: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("pace", "expected"), [(0.01, 1400), (0.17, 1400), (0.18, 700), (0.35, 300), (9.0, 300)])
+def test_a_faster_machine_pays_for_more_steps(
+    pace: float, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
 
@@ -163,9 +169,32 @@ def test_a_faster_number_format_pays_for_more_steps(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rcdm_core.training.train", interrupted)
+    monkeypatch.setattr("rcdm_core.training.pace.seconds_a_step", lambda config, unet: pace)
     with pytest.raises(KeyboardInterrupt):
-        demo.run(out=tmp_path, device="cpu", precision=precision)
+        demo.run(out=tmp_path, device="cpu")
     assert asked == [expected]
+
+
+def test_a_stopped_demonstration_keeps_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCDM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(demo, "DATA", "shapes:80")
+    monkeypatch.setitem(PRESETS, demo.PRESET, replace(PRESETS[demo.PRESET], unet=SMALL_UNET, batch_size=2))
+    config = TrainConfig(
+        provider=NO_POSITION, data="shapes:80", out=tmp_path / NO_POSITION, preset=demo.PRESET, steps=1
+    )
+    train(config)
+    providers = demo.choose_oracles([NO_COLOR, NO_POSITION])
+    again = [replace(config, provider=NO_COLOR, out=tmp_path / NO_COLOR), replace(config, resume=True, steps=None)]
+    assert demo.choose_steps(again, providers, tmp_path, Reporter()) == 1
+
+
+def test_the_pace_is_that_of_a_real_step_and_leaves_the_generators_alone() -> None:
+    config = TrainConfig(provider=NO_COLOR, preset=demo.PRESET, batch_size=2)
+    unet = UNetConfig(**SMALL_UNET, conditioning="embedding", h_dim=4)
+    state = torch.get_rng_state()
+    slow = UNetConfig(**{**SMALL_UNET, "model_channels": 96}, conditioning="embedding", h_dim=4)
+    assert 0 < seconds_a_step(config, unet) < seconds_a_step(replace(config, batch_size=16), slow)
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_ctrl_c_in_a_training_ends_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

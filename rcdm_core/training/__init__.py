@@ -1,6 +1,7 @@
 """Training an RCDM: `train(TrainConfig(...))`.
 
     config.py           what a run can be told, with all defaults
+    pace.py             how long a step takes, before a training that has to fit into some minutes
     setup.py            from the arguments to encoder, data and an empty network
     dataset.py          one pass over the images: representations.py and pixels.py
     batches.py          what each step sees, a pure function of (seed, step, index)
