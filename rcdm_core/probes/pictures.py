@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from rcdm_core.data.images import DEFAULT_INTERPOLATION
-from rcdm_core.errors import RCDMError, UnreadableImage
+from rcdm_core.errors import PictureGone, RCDMError, UnreadableImage
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.probes.transforms import Original
 
@@ -36,7 +36,7 @@ class Picture:
     read     read(size, fit) -> uint8 [3, size, size], from the original at once, as training reads it
     is_file  whether it is one, or of a set; only then can it be known whether it was trained on
 
-    Both functions raise UnreadableImage.
+    Both functions raise UnreadableImage, or PictureGone where the picture was seen to be readable.
     """
 
     id: str
@@ -210,11 +210,13 @@ def held_out(data: ImageSource, models: Sequence[RCDM], *, count: int, skip: Seq
         except UnreadableImage as error:
             data.report_unreadable(index, error.reason)
             continue
-        items.append(from_source(data, index))
+        items.append(_seen(from_source(data, index), data.names[index], data))
     notes = []
     if data.skipped:
         name, reason = data.skipped[0]
-        notes.append(f"{len(data.skipped)} pictures cannot be read and are left out, such as {name} ({reason}).")
+        count, many = len(data.skipped), "pictures cannot be read and are left out, such as"
+        what = "picture cannot be read and is left out:" if count == 1 else many
+        notes.append(f"{count} {what} {name} ({reason}).")
     if not items and not skip:
         where = data.describe()["path"]
         if trained:
@@ -242,6 +244,22 @@ def _of_file(path: Path, content_id: str, name: str) -> Picture:
     return Picture(content_id, name, lambda: open_image(path), lambda size, fit, how: read_array(path, size, fit, how))
 
 
+def _seen(picture: Picture, name: str, source: ImageSource | None) -> Picture:
+    """One that could be read when it was chosen: that it cannot be later is told with its name, and is no damage that
+    a probe has to reckon with at every step."""
+
+    def telling(read: Callable[..., Any]) -> Callable[..., Any]:
+        def told(*arguments: Any) -> Any:
+            try:
+                return read(*arguments)
+            except UnreadableImage as error:
+                raise PictureGone(picture.id, name, error.reason, source) from error
+
+        return told
+
+    return replace(picture, open=telling(picture.open), read=telling(picture.read))
+
+
 def _given(image: Any) -> Pictures:
     """The pictures that one `--image` stands for: a file, all of a folder, or a picture in memory."""
     from rcdm_core.data.images import content_hash, fit_image, open_image
@@ -262,7 +280,7 @@ def _given(image: Any) -> Pictures:
             raise RCDMError(
                 f"{path} cannot be read as a picture ({error.reason}); give another one with --image."
             ) from error
-        return Pictures([_of_file(path, content_hash(path), path.name)])
+        return Pictures([_seen(_of_file(path, content_hash(path), path.name), str(path), None)])
     picture = open_image(image) if isinstance(image, Image.Image) else _from_tensor(image)
     digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
     # Its id is of the pixels, as there are no bytes of a file: it says nothing about what was trained on.
