@@ -14,6 +14,7 @@ from PIL import Image
 from rcdm_core.data.images import DEFAULT_INTERPOLATION
 from rcdm_core.errors import PictureGone, RCDMError, UnreadableImage
 from rcdm_core.metrics.attributes import measure
+from rcdm_core.naming import clashes, differing
 from rcdm_core.probes.transforms import Original
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Picture:
     open     open() -> its RGB original, at full size
     read     read(size, fit) -> uint8 [3, size, size], from the original at once, as training reads it
     is_file  whether it is one, or of a set; only then can it be known whether it was trained on
+    path     of the file, if there is one
 
     Both functions raise UnreadableImage, or PictureGone where the picture was seen to be readable.
     """
@@ -44,6 +46,7 @@ class Picture:
     open: Callable[[], Image.Image]
     read: Callable[[int, str, str], np.ndarray]
     is_file: bool = True
+    path: Path | None = None
 
     def trained_on(self, model: RCDM) -> bool | None:
         """Whether the model was trained on it; None where that is not known."""
@@ -176,7 +179,7 @@ def choose(images: Sequence[Any], data: ImageSource | None, models: Sequence[RCD
         parts = [_given(image) for image in images]
         given = [picture for part in parts for picture in part]
         unique = {picture.id: picture for picture in reversed(given)}
-        items = [picture for picture in given if unique[picture.id] is picture]
+        items = _told_apart([picture for picture in given if unique[picture.id] is picture])
         notes = [note for part in parts for note in part.notes]
         if again := len(given) - len(items):
             same = "is the same as another one" if again == 1 else "are the same as others"
@@ -185,6 +188,18 @@ def choose(images: Sequence[Any], data: ImageSource | None, models: Sequence[RCD
     if data is None:
         raise RCDMError("There are no pictures to look at: give some with --image, or a folder with --data.")
     return held_out(data, models, count=count)
+
+
+def _told_apart(pictures: list[Picture]) -> list[Picture]:
+    """Files that are called alike get the folders in front in which they differ."""
+    pictures = [*pictures]
+    for name, places in clashes([picture.name for picture in pictures]).items():
+        paths = [pictures[place].path for place in places]
+        folders = differing([path.absolute().parts for path in paths if path is not None])
+        if len(folders) == len(places):
+            for place, different in zip(places, folders, strict=True):
+                pictures[place] = replace(pictures[place], name="/".join([*different, name]))
+    return pictures
 
 
 def held_out(data: ImageSource, models: Sequence[RCDM], *, count: int, skip: Sequence[str] = ()) -> Pictures:
@@ -241,7 +256,13 @@ def from_source(data: ImageSource, index: int) -> Picture:
 def _of_file(path: Path, content_id: str, name: str) -> Picture:
     from rcdm_core.data.images import open_image, read_array
 
-    return Picture(content_id, name, lambda: open_image(path), lambda size, fit, how: read_array(path, size, fit, how))
+    return Picture(
+        content_id,
+        name,
+        lambda: open_image(path),
+        lambda size, fit, how: read_array(path, size, fit, how),
+        path=path,
+    )
 
 
 def _seen(picture: Picture, name: str, source: ImageSource | None) -> Picture:
