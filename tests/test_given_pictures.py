@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from exact_rcdm import ExactRCDM
 from PIL import Image
@@ -28,11 +29,8 @@ def given(*images: Any) -> Pictures:
 
 def colours(pictures: Pictures) -> list[str]:
     """Of the pictures that are read, by name in order."""
-    nearest = []
-    for picture in pictures:
-        r, g, b = picture.open().getpixel((5, 5))
-        nearest.append(min(COLOURS, key=lambda name: sum((x - y) ** 2 for x, y in zip(COLOURS[name], (r, g, b)))))
-    return nearest
+    seen = [np.array(picture.open().getpixel((5, 5))) for picture in pictures]
+    return [min(COLOURS, key=lambda name: float(np.abs(pixel - COLOURS[name]).sum())) for pixel in seen]
 
 
 def test_files_that_are_called_alike_have_their_folders_in_front(tmp_path: Path) -> None:

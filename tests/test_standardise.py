@@ -53,7 +53,7 @@ def test_it_may_not_change_on_resume(arguments: Make, first: Any, second: Any) -
     run = train(arguments(steps=2, standardise=first))
     before = (run / "model.safetensors").read_bytes()
     was, now = first is not False, second is not False
-    with pytest.raises(RCDMError, match=rf"other arguments: --standardise \(was {was}, now {now}\); resume it with the"):
+    with pytest.raises(RCDMError, match=rf"other arguments: --standardise \(was {was}, now {now}\); resume it"):
         train(arguments(steps=4, standardise=second, resume=True))
     assert (run / "model.safetensors").read_bytes() == before
     if first is None:  # spelling out what the preset says is no change

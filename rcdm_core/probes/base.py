@@ -40,7 +40,7 @@ class Probe:
     summary     one line
     figure      what of the paper it reproduces, such as "figures 3, 25 and 26"
     parameters  its own options, by name, beside those that every probe has
-    run         run(context) -> Result
+    run         run(context) -> Result; called again where a picture of a set goes away meanwhile
     least       the smallest value of a parameter that makes sense, where that is not 1: the probe `all` goes no lower
     depends     depends(parameters) -> what of this machine, in JSON's types, the result depends on beside models,
                 pictures, parameters and versions, such as whether a file is at hand: where it is another one, the probe
