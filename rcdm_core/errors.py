@@ -24,6 +24,21 @@ class UnreadableImage(RCDMError):
         self.reason = reason
 
 
+class PictureGone(RCDMError):
+    """A picture that could be read when it was chosen and cannot be read any more, such as a file deleted meanwhile.
+
+    content_id: the picture's. name: for readers. source: the set that it was chosen from, None for one that was given.
+    reason: in a few words. Whoever takes pictures from a set can choose anew.
+    """
+
+    def __init__(self, content_id: str, name: str, reason: str, source: object | None) -> None:
+        super().__init__(
+            f"{name} could be read when this began, and cannot be read any more ({reason}); put it back or leave it "
+            "out, and give the same command again."
+        )
+        self.content_id, self.name, self.reason, self.source = content_id, name, reason, source
+
+
 class Escaped(Exception):
     """What code of others raised and is no Exception (see `foreign.contained`), quoted as `first_line` does."""
 

@@ -5,7 +5,6 @@ Several checkpoints of one architecture are several representations (figures 34 
 
 from __future__ import annotations
 
-import collections
 import glob
 import os
 import re
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from .errors import RCDMError
+from .naming import clashes, differing
 
 # What a checkpoint's name may end in; of resnet.pth.tar the name is resnet, of ckpt_0.5.pth it is ckpt_0.5.
 _SUFFIXES = (".pth", ".pt", ".pt2", ".ckpt", ".torch", ".tar", ".bin", ".safetensors", ".onnx", ".pkl", ".th")
@@ -89,14 +89,14 @@ def name_weights(weights: Sequence[str]) -> list[str]:
     """
     parts = [_parts(text) for text in weights]
     names = [_stem(of[-1]) for of in parts]
-    for name, members in _clashes(names).items():
-        folders = _differing([parts[index] for index in members])
+    for name, members in clashes(names).items():
+        folders = differing([parts[index] for index in members])
         for index, different in zip(members, folders, strict=True):
             names[index] = "-".join([*different, name])
-    for members in _clashes(names).values():
+    for members in clashes(names).values():
         for index in members:
             names[index] = names[index].removesuffix(_stem(parts[index][-1])) + parts[index][-1]
-    for name, members in _clashes(names).items():  # a-b/c and a/b-c
+    for name, members in clashes(names).items():  # a-b/c and a/b-c
         for number, index in enumerate(members[1:], 2):
             names[index] = f"{name}-{number}"
     return names
@@ -136,28 +136,3 @@ def _stem(name: str) -> str:
         if not stem or suffix.lower() not in _SUFFIXES:
             return name
         name = stem
-
-
-def _differing(paths: Sequence[tuple[str, ...]]) -> list[list[str]]:
-    """Of each path the folders that tell it from the others: not what all begin with, nor, counted from the file, what
-    all have in one place."""
-    common = 0
-    while len({path[: common + 1] for path in paths}) == 1:
-        common += 1
-    rest = [path[common:] for path in paths]
-    return [
-        [path[-place] for place in range(len(path), 1, -1) if any(path[-place] != _at(other, place) for other in rest)]
-        for path in rest
-    ]
-
-
-def _at(path: tuple[str, ...], place: int) -> str | None:
-    return path[-place] if place <= len(path) else None
-
-
-def _clashes(names: Sequence[str]) -> dict[str, list[int]]:
-    """The names that occur more than once, and where."""
-    groups: dict[str, list[int]] = collections.defaultdict(list)
-    for index, name in enumerate(names):
-        groups[name].append(index)
-    return {name: members for name, members in groups.items() if len(members) > 1}

@@ -17,6 +17,7 @@ from training_fixtures import SMALL_UNET
 
 import rcdm_core
 from rcdm_cli import train
+from rcdm_core.probes.base import Context
 
 
 def test_every_argument_of_a_training_is_an_option_and_no_more() -> None:
@@ -205,6 +206,24 @@ def test_bad_arguments_of_a_probe(trained: Path, tmp_path: Path) -> None:
     assert "strength" in error_of(*run, "--strength", "much")
     assert "--sampler" in error_of(*run, "--sampler", "euler")
     assert "invariance" in error_of("probe", "invarianz")
+
+
+def test_a_picture_that_goes_away_during_a_probe(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, begin = tmp_path / "red.png", Context.begin
+    Image.new("RGB", (32, 32), (220, 40, 40)).save(file)
+
+    def then_gone(*given: Any, **named: Any) -> Any:
+        result = begin(*given, **named)
+        file.unlink()
+        return result
+
+    monkeypatch.setattr(Context, "begin", then_gone)
+    run = ("--model", trained / "runs" / "first", "--sampling-steps", "1", "--samples", "1", "--out", tmp_path / "out")
+    message = error_of("probe", "samples", *run, "--pool", "0", "--image", file)
+    assert message.startswith(f"Error: {file} could be read when this began, and cannot be read any more (No such")
+    assert not json.loads((tmp_path / "out" / "result.json").read_text())["complete"]
 
 
 def test_evaluate_is_the_faithfulness_and_the_quality_of_a_model(trained: Path, tmp_path: Path) -> None:

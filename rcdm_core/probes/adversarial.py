@@ -7,7 +7,7 @@ pictures flip, by the size of the change, and whether samples of the attacked h 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from rcdm_core.metrics.paired import compare
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import UNKNOWN, Classifier, Divided, accuracy, classifiers, divide, share, short
 from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.keeping import Arrays, keep
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, labels_of, pictures_of
 from rcdm_core.probes.pictures import Pictures, fit_of, read_arrays
 from rcdm_core.probes.reference import BATCH
@@ -25,6 +26,8 @@ from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rcdm_core.metrics.attack import Attack
     from rcdm_core.model import RCDM
 
@@ -195,20 +198,18 @@ def _attack(
         clean = one.probes[0].predict(clean_h)
         base = np.where(truth[places] == UNKNOWN, clean, truth[places])
         target = targets(context.params["target"], one, divided, clean_h, base)
-        attacked, flat = attack(encoder, one.probes[0], images.to(model.device), torch.from_numpy(target), epsilons)
-        h = model.encode(attacked.flatten(0, 1)).unflatten(0, attacked.shape[:2]).numpy().astype(np.float64)
+        found = _attack_block(context, model, one, attack, images, target, epsilons, max(0, looked - int(places[0])))
         parts.append(
             {
                 "clean": clean,
                 "target": target,
-                "predicted": one.probes[0].predict(h).T,
-                "moved": np.linalg.norm(h - clean_h, axis=-1).T,
-                "flat": flat.cpu().numpy(),
-                "h": h.swapaxes(0, 1),
+                "predicted": one.probes[0].predict(found["h"]).T,
+                "moved": np.linalg.norm(found["h"] - clean_h, axis=-1).T,
+                "flat": found["flat"],
+                "h": found["h"].swapaxes(0, 1),
             }
         )
-        shown.append(attacked[:, : max(0, looked - int(places[0]))].cpu().numpy())
-        context.progress.update(len(block))
+        shown.append(found["shown"])
     context.progress.finish()
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     h = joined["h"][:looked].swapaxes(0, 1)  # [E, S, dim]
@@ -233,6 +234,38 @@ def _attack(
         np.stack(samples),
         np.stack(said),
     )
+
+
+def _attack_block(
+    context: Context,
+    model: RCDM,
+    one: Classifier,
+    attack: Attack,
+    images: Tensor,
+    target: np.ndarray,
+    epsilons: list[float],
+    looked: int,
+) -> Arrays:
+    """B images attacked with E epsilons: h [E, B, dim], flat [B], and the first `looked` shown [E, looked, 3, H, W]."""
+    import torch
+
+    def compute() -> Arrays:
+        labels = torch.from_numpy(target)
+        attacked, flat = attack(model.encoder, one.probes[0], images.to(model.device), labels, epsilons)
+        h = model.encode(attacked.flatten(0, 1)).unflatten(0, attacked.shape[:2]).numpy().astype(np.float64)
+        context.progress.update(len(images))
+        return {"h": h, "flat": flat.cpu().numpy(), "shown": attacked[:, :looked].cpu().numpy()}
+
+    probe = one.probes[0]
+    depends = {
+        **asdict(attack),
+        "epsilons": epsilons,
+        "images": images.numpy(),
+        "target": target,
+        "probe": [probe.weight, probe.offset, probe.labels],
+        "looked": looked,
+    }
+    return keep(context, model, "attack", depends, compute, steps=len(images))
 
 
 def _batches(count: int) -> Iterator[np.ndarray]:

@@ -40,7 +40,7 @@ class Probe:
     summary     one line
     figure      what of the paper it reproduces, such as "figures 3, 25 and 26"
     parameters  its own options, by name, beside those that every probe has
-    run         run(context) -> Result
+    run         run(context) -> Result; called again where a picture of a set goes away meanwhile
     least       the smallest value of a parameter that makes sense, where that is not 1: the probe `all` goes no lower
     depends     depends(parameters) -> what of this machine, in JSON's types, the result depends on beside models,
                 pictures, parameters and versions, such as whether a file is at hand: where it is another one, the probe
@@ -166,6 +166,7 @@ class Context:
     data     where to take held-out pictures from; None: what the first model was trained on, if that is there
     sampler, steps, precision  as for RCDM.sample; the guidance scale is 1 in every probe
     data_text, provider, weights, representations  as they were given, for the command that repeats the run
+    left_out  notes on pictures that went away while the probe ran, which was then begun again without them
     """
 
     probe: Probe
@@ -184,6 +185,7 @@ class Context:
     provider: str | None = None
     weights: str | Sequence[str] | None = None
     representations: Sequence[str] = ()
+    left_out: tuple[str, ...] = ()
 
     def choose(self, count: int) -> Pictures:
         """The pictures that were asked for; without any, the first `count` of the data that no model was trained on.
@@ -241,7 +243,7 @@ class Context:
             ],
             **found,
         }
-        result = Result(out=self.out, provenance=provenance, notes=[*pictures.notes])
+        result = Result(out=self.out, provenance=provenance, notes=[*pictures.notes, *self.left_out])
         result.notes += pictures.training_notes(self.names, self.models)
         files = {model.representations.path: model.representations for model in self.models if model.representations}
         for file in files.values():

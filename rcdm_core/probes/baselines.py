@@ -7,6 +7,8 @@ network. All may be near to h; how near, how rough the picture is as against the
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from rcdm_core.metrics.bootstrap import bootstrap_mean
 from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.keeping import Arrays, keep
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, fit_of, h_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
@@ -24,7 +27,10 @@ from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rcdm_core.model import RCDM
+    from rcdm_core.probes.inversion import Descent
 
 METHODS = {"rcdm": "RCDM", "pixels": "gradient on pixels", "prior": "Deep Image Prior"}
 
@@ -103,7 +109,6 @@ def _methods(
 
     params = context.params
     h = h_of(model, [picture])
-    target = torch.from_numpy(h[0]).to(model.device)
     real = float(total_variation(torch.from_numpy(read_arrays([picture], model.image_size, fit_of(model))))[0])
     shown: dict[str, np.ndarray] = {}
     seconds: dict[str, float] = {}
@@ -123,10 +128,8 @@ def _methods(
             stream=picture.id,
             step=lambda: context.progress.update(1),
         )
-        begun = time.perf_counter()
-        drawn = descend(model.encoder, target, descent)
-        seconds[method] = time.perf_counter() - begun
-        shown[method] = drawn.numpy()[None]
+        drawn, seconds[method] = _descended(context, model, method, descend, h[0], descent)
+        shown[method] = drawn[None]
     found = {}
     for method, drawn_ in shown.items():
         images = torch.from_numpy(drawn_)
@@ -138,6 +141,22 @@ def _methods(
             "seconds": seconds[method],
         }
     return shown, found
+
+
+def _descended(
+    context: Context, model: RCDM, method: str, descend: Callable[..., Tensor], h: np.ndarray, descent: Descent
+) -> tuple[np.ndarray, float]:
+    """The picture [3, S, S] at the end of a descent to h [dim], and the seconds that it took when it was made."""
+    import torch
+
+    def compute() -> Arrays:
+        begun = time.perf_counter()
+        drawn = descend(model.encoder, torch.from_numpy(h).to(model.device), descent)
+        return {"picture": drawn.numpy(), "seconds": np.array(time.perf_counter() - begun)}
+
+    depends = {field.name: getattr(descent, field.name) for field in fields(descent) if field.name != "step"}
+    found = keep(context, model, method, {**depends, "h": h}, compute, steps=descent.iterations)
+    return found["picture"], float(found["seconds"])
 
 
 def _row(

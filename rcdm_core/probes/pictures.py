@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from rcdm_core.data.images import DEFAULT_INTERPOLATION
-from rcdm_core.errors import RCDMError, UnreadableImage
+from rcdm_core.errors import PictureGone, RCDMError, UnreadableImage
 from rcdm_core.metrics.attributes import measure
+from rcdm_core.naming import clashes, differing
 from rcdm_core.probes.transforms import Original
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ class Picture:
     open     open() -> its RGB original, at full size
     read     read(size, fit) -> uint8 [3, size, size], from the original at once, as training reads it
     is_file  whether it is one, or of a set; only then can it be known whether it was trained on
+    path     of the file, if there is one
 
-    Both functions raise UnreadableImage.
+    Both functions raise UnreadableImage, or PictureGone where the picture was seen to be readable.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Picture:
     open: Callable[[], Image.Image]
     read: Callable[[int, str, str], np.ndarray]
     is_file: bool = True
+    path: Path | None = None
 
     def trained_on(self, model: RCDM) -> bool | None:
         """Whether the model was trained on it; None where that is not known."""
@@ -176,7 +179,7 @@ def choose(images: Sequence[Any], data: ImageSource | None, models: Sequence[RCD
         parts = [_given(image) for image in images]
         given = [picture for part in parts for picture in part]
         unique = {picture.id: picture for picture in reversed(given)}
-        items = [picture for picture in given if unique[picture.id] is picture]
+        items = _told_apart([picture for picture in given if unique[picture.id] is picture])
         notes = [note for part in parts for note in part.notes]
         if again := len(given) - len(items):
             same = "is the same as another one" if again == 1 else "are the same as others"
@@ -185,6 +188,18 @@ def choose(images: Sequence[Any], data: ImageSource | None, models: Sequence[RCD
     if data is None:
         raise RCDMError("There are no pictures to look at: give some with --image, or a folder with --data.")
     return held_out(data, models, count=count)
+
+
+def _told_apart(pictures: list[Picture]) -> list[Picture]:
+    """Files that are called alike get the folders in front in which they differ."""
+    pictures = [*pictures]
+    for name, places in clashes([picture.name for picture in pictures]).items():
+        paths = [pictures[place].path for place in places]
+        folders = differing([path.absolute().parts for path in paths if path is not None])
+        if len(folders) == len(places):
+            for place, different in zip(places, folders, strict=True):
+                pictures[place] = replace(pictures[place], name="/".join([*different, name]))
+    return pictures
 
 
 def held_out(data: ImageSource, models: Sequence[RCDM], *, count: int, skip: Sequence[str] = ()) -> Pictures:
@@ -210,11 +225,13 @@ def held_out(data: ImageSource, models: Sequence[RCDM], *, count: int, skip: Seq
         except UnreadableImage as error:
             data.report_unreadable(index, error.reason)
             continue
-        items.append(from_source(data, index))
+        items.append(_seen(from_source(data, index), data.names[index], data))
     notes = []
     if data.skipped:
         name, reason = data.skipped[0]
-        notes.append(f"{len(data.skipped)} pictures cannot be read and are left out, such as {name} ({reason}).")
+        count, many = len(data.skipped), "pictures cannot be read and are left out, such as"
+        what = "picture cannot be read and is left out:" if count == 1 else many
+        notes.append(f"{count} {what} {name} ({reason}).")
     if not items and not skip:
         where = data.describe()["path"]
         if trained:
@@ -239,7 +256,29 @@ def from_source(data: ImageSource, index: int) -> Picture:
 def _of_file(path: Path, content_id: str, name: str) -> Picture:
     from rcdm_core.data.images import open_image, read_array
 
-    return Picture(content_id, name, lambda: open_image(path), lambda size, fit, how: read_array(path, size, fit, how))
+    return Picture(
+        content_id,
+        name,
+        lambda: open_image(path),
+        lambda size, fit, how: read_array(path, size, fit, how),
+        path=path,
+    )
+
+
+def _seen(picture: Picture, name: str, source: ImageSource | None) -> Picture:
+    """One that could be read when it was chosen: that it cannot be later is told with its name, and is no damage that
+    a probe has to reckon with at every step."""
+
+    def telling(read: Callable[..., Any]) -> Callable[..., Any]:
+        def told(*arguments: Any) -> Any:
+            try:
+                return read(*arguments)
+            except UnreadableImage as error:
+                raise PictureGone(picture.id, name, error.reason, source) from error
+
+        return told
+
+    return replace(picture, open=telling(picture.open), read=telling(picture.read))
 
 
 def _given(image: Any) -> Pictures:
@@ -262,7 +301,7 @@ def _given(image: Any) -> Pictures:
             raise RCDMError(
                 f"{path} cannot be read as a picture ({error.reason}); give another one with --image."
             ) from error
-        return Pictures([_of_file(path, content_hash(path), path.name)])
+        return Pictures([_seen(_of_file(path, content_hash(path), path.name), str(path), None)])
     picture = open_image(image) if isinstance(image, Image.Image) else _from_tensor(image)
     digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
     # Its id is of the pixels, as there are no bytes of a file: it says nothing about what was trained on.

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rcdm_core
 from rcdm_core import defaults
 from rcdm_core.atomic import make_folder
-from rcdm_core.errors import RCDMError
+from rcdm_core.errors import PictureGone, RCDMError
 from rcdm_core.probes.base import Context, Result
-from rcdm_core.probes.drawing import forget
+from rcdm_core.probes.keeping import forget
 from rcdm_core.progress import Reporter
 from rcdm_core.weights_given import weights_of_each
 
@@ -93,18 +94,39 @@ def run_probe(
 
 
 def run_context(context: Context) -> Result:
-    """Run the context's probe to its end. What was drawn on the way is then no longer kept.
+    """Run the context's probe to its end. What was computed on the way is then no longer kept.
 
-    Raises RCDMError for pictures given to a probe of sets, and whatever the probe raises.
+    A picture of a set that cannot be read any more when its turn comes, such as a file that was deleted, is left out,
+    and the probe begins again with the others: on what is kept.
+
+    Raises RCDMError for pictures given to a probe of sets, PictureGone for one that was given by name and is gone, and
+    whatever the probe raises.
     """
     probe = context.probe
     if probe.of_sets and context.images:
         raise RCDMError(f"The probe {probe.name} {probe.of_sets}; give a folder with --data instead of --image.")
-    result = probe.run(context)
+    gone: set[str] = set()
+    while True:
+        try:
+            result = probe.run(context)
+            break
+        except PictureGone as error:
+            if error.source is None or error.content_id in gone:
+                raise
+            gone.add(error.content_id)
+            context = _without(context, error)
     result.complete = True
     result.save()
     forget(context.out)
     return result
+
+
+def _without(context: Context, gone: PictureGone) -> Context:
+    """The context of a run in which the picture is not chosen: it is looked at again, and found unreadable."""
+    note = f"{gone.name} could be read when the probe began and not when its turn came ({gone.reason}): it is left out."
+    context.progress.finish()
+    context.progress.log(note)
+    return replace(context, left_out=(*context.left_out, note))
 
 
 def _load(model: RCDM | str | Path, device: str | None, provider: str | None, weights: str | None) -> RCDM:

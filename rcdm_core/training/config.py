@@ -45,7 +45,7 @@ class TrainConfig:
     # data
     fit: str = "crop"                   # crop: centre square; pad: the whole image on a square
     keep_duplicates: bool = False       # links and copies count as pictures of their own
-    held_out: int | float | None = None  # pictures (int) or share (float) never trained on; None: a tenth, at most 512
+    held_out: int | float | None = None  # readable pictures, or share, never trained on; None: a tenth, at most 512
     flip: bool = True                   # mirror half of the pictures, and their representations with them
     # network
     preset: str = "tiny-32"

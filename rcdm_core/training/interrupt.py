@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -33,11 +33,12 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
 class StopRequests:
     """While it is entered, `requested` turns true at the first SIGINT or SIGTERM. A second Ctrl-C ends at once.
 
-    Signals can only be caught in the main thread; elsewhere this does nothing.
+    first: called at the first one. Signals can only be caught in the main thread; elsewhere this does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: Callable[[], object]) -> None:
         self.requested = False
+        self._first = first
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
@@ -49,7 +50,10 @@ class StopRequests:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        if not self.requested:
+            self.requested = True
+            with contextlib.suppress(RuntimeError):  # stderr was being written to, and cannot be in the middle of that
+                self._first()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

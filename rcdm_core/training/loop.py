@@ -158,7 +158,7 @@ class Trainer:
         self.reporter.start(total, "training", unit, done=first if self.config.steps else self.counters.seconds)
         steps = range(first, self.config.steps or 2**62)
         self._step_began = begun = time.monotonic()
-        with StopRequests() as stop, contextlib.closing(batches.prefetched(steps)) as upcoming:
+        with StopRequests(self._tell_stopping) as stop, contextlib.closing(batches.prefetched(steps)) as upcoming:
             for batch in upcoming:
                 self._step(batch)
                 left = len(steps) - LOG_EVERY
@@ -176,6 +176,10 @@ class Trainer:
             self.reporter.log(
                 f"Stopped and saved after step {self.counters.step}; the same command with --resume goes on."
             )
+
+    def _tell_stopping(self) -> None:
+        kept = f"what was saved after step {self._last_save}" if self._last_save else "nothing saved"
+        self.reporter.log(f"Stopping after this step, and saving; a second Ctrl-C ends at once, with {kept}.")
 
     def _step_of_bundle(self) -> int | None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from rcdm_core.provider import Provider
 from rcdm_core.provider_record import ProviderRecord, reading_change, record_of
 from rcdm_core.registry import find_provider
 from rcdm_core.representations.file import Representations
-from rcdm_core.representations.reading import content_order
 from rcdm_core.training.config import TrainConfig, default_held_out, learning_rate
 from rcdm_core.training.dataset import Dataset, prepare
 from rcdm_core.training.representations import check_for_training, statistics
@@ -84,8 +83,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
     if saved is not None:
         _refuse_changes(config, provider, saved)
     source = open_data(config.data, fit=config.fit, keep_duplicates=config.keep_duplicates)
-    held_out = default_held_out(len(set(source.ids))) if config.held_out is None else config.held_out
-    training, held = split(source.ids, held_out)
+    _split(config, source.ids)  # which fails here rather than when everything has been read
     # Before the encoder is loaded: a name that is misspelt should not take a minute to be found.
     given = None if config.representations is None else Representations(config.representations)
     encoder = load_encoder(provider, weights=config.weights, device=device, options=options)
@@ -112,12 +110,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         given=given,
     )
     list_skipped(run, source)
-    row_of = np.empty(len(source), np.int64)
-    row_of[content_order(source.ids)] = np.arange(len(source))
-    train_rows, held_out_rows = (np.sort(row_of[np.array(part, np.int64)]) for part in (training, held))
-    train_rows, held_out_rows = (rows[dataset.readable[rows]] for rows in (train_rows, held_out_rows))
-    if not len(train_rows):
-        raise RCDMError("No picture is left to train on; use more --data or hold out fewer.")
+    train_rows, held_out_rows = _rows_of_split(config, source, dataset, saved)
     ids = source.ids
     identity = {
         "arguments": {**config.to_dict(), "provider": provider.name},
@@ -157,6 +150,31 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         saved=saved,
         identity=identity,
     )
+
+
+def _split(config: TrainConfig, ids: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Places in `ids` of what is trained on and of what is held out. Raises RCDMError as `split`."""
+    held_out = default_held_out(len(set(ids))) if config.held_out is None else config.held_out
+    return split(ids, held_out)
+
+
+def _rows_of_split(
+    config: TrainConfig, source: ImageSource, dataset: Dataset, saved: SavedState | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the dataset to train on and to hold out, readable ones only: of these as many are held out as asked for.
+
+    Earlier versions held out so many of all files, and had less where some could not be read. A run that was begun so
+    goes on so: the training set that it recorded tells.
+    """
+    ids = [source.ids[int(index)] for index in dataset.order]
+    readable = np.flatnonzero(dataset.readable)
+    training, held = (readable[part] for part in _split(config, [ids[row] for row in readable]))
+    if saved is not None and saved.identity["data"] != data_fingerprint(ids[row] for row in training):
+        parts = (np.array(part, np.int64) for part in _split(config, ids))
+        before, held_before = (part[dataset.readable[part]] for part in parts)
+        if saved.identity["data"] == data_fingerprint(ids[row] for row in before):
+            return before, held_before
+    return training, held
 
 
 def completed(config: TrainConfig) -> TrainConfig:

@@ -1,0 +1,31 @@
+"""Telling apart files that are called alike."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+
+
+def clashes(names: Sequence[str]) -> dict[str, list[int]]:
+    """The names that occur more than once, and where."""
+    groups: dict[str, list[int]] = collections.defaultdict(list)
+    for index, name in enumerate(names):
+        groups[name].append(index)
+    return {name: members for name, members in groups.items() if len(members) > 1}
+
+
+def differing(paths: Sequence[tuple[str, ...]]) -> list[list[str]]:
+    """Of each path the folders that tell it from the others: not what all begin with, nor, counted from the file, what
+    all have in one place."""
+    common = 0
+    while len({path[: common + 1] for path in paths}) == 1:
+        common += 1
+    rest = [path[common:] for path in paths]
+    return [
+        [path[-place] for place in range(len(path), 1, -1) if any(path[-place] != _at(other, place) for other in rest)]
+        for path in rest
+    ]
+
+
+def _at(path: tuple[str, ...], place: int) -> str | None:
+    return path[-place] if place <= len(path) else None

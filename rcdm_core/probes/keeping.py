@@ -1,0 +1,98 @@
+"""What a probe has computed, kept in OUT/.rcdm-drawn until it is done: one that was stopped goes on where it was.
+
+Samples, descents and attacks have one form: a file of arrays, whole or not there, whose name says what they depend on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rcdm_core.atomic import make_folder, replacing
+from rcdm_core.probes.base import Context, describe_model
+from rcdm_core.versions import versions
+
+if TYPE_CHECKING:
+    from rcdm_core.model import RCDM
+
+FOLDER = ".rcdm-drawn"  # in OUT, while the probe runs
+_OWN = re.compile(r"[0-9a-f]{32}\.npz|\.[0-9a-f]{32}\.npz\..*\.tmp")  # a file, or one that a kill left unfinished
+
+Arrays = dict[str, np.ndarray]
+
+
+def keep(
+    context: Context,
+    model: RCDM,
+    what: str,
+    depends: Mapping[str, Any],
+    compute: Callable[[], Arrays],
+    *,
+    steps: int,
+) -> Arrays:
+    """What `compute()` gives, or gave to a run that was stopped: arrays by name, written as soon as they are there.
+
+    what: the kind of work. depends: all that the arrays depend on beside the model and the versions of the software, in
+    JSON's types and arrays. steps: what progress advances by where nothing has to be computed, as `compute` does where
+    it is called. Of a model that is not on disk, whose weights have no name, nothing is kept.
+
+    Raises RCDMError when OUT cannot be written.
+    """
+    path = _path(context, model, {"what": what, **depends})
+    if path is not None and (before := _read(path)) is not None:
+        context.progress.update(steps)
+        return before
+    arrays = compute()
+    if path is not None:
+        make_folder(path.parent)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy takes a name such as allow_pickle for an option
+    return arrays
+
+
+def forget(out: Path) -> None:
+    """Remove what `keep` wrote, once a probe is done, and nothing else that may be in its folder."""
+    folder = out / FOLDER
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if _OWN.fullmatch(path.name):
+                path.unlink()
+        folder.rmdir()
+
+
+def _path(context: Context, model: RCDM, depends: Mapping[str, Any]) -> Path | None:
+    """The file of arrays that depend on these; None for a model that is not on disk."""
+    model_is = describe_model("", model, context.precision)
+    if model_is["bundle_digest"] is None:
+        return None
+    everything = {
+        "model": {key: model_is[key] for key in ("bundle_digest", "device", "computes_in", "provider")},
+        "versions": versions(),
+        **depends,
+    }
+    name = hashlib.sha256(json.dumps(everything, sort_keys=True, default=_in_words).encode()).hexdigest()[:32]
+    return context.out / FOLDER / f"{name}.npz"
+
+
+def _in_words(value: Any) -> str:
+    """What JSON has no type for: an array by its digest."""
+    if not isinstance(value, np.ndarray):
+        return str(value)
+    return f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+
+
+def _read(path: Path) -> Arrays | None:
+    """What was written there; None where there is nothing, or a broken file."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

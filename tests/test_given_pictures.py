@@ -1,0 +1,81 @@
+"""What can be given with --image: files that are called alike, endings in capitals, folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from exact_rcdm import ExactRCDM
+from PIL import Image
+
+import rcdm_core
+from rcdm_core.probes.pictures import Pictures, choose
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "gray": (120, 120, 120)}
+
+
+def write(path: Path, colour: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 64), COLOURS[colour]).save(path)
+    return path
+
+
+def given(*images: Any) -> Pictures:
+    return choose(images, None, [ExactRCDM()], count=0)
+
+
+def colours(pictures: Pictures) -> list[str]:
+    """Of the pictures that are read, by name in order."""
+    seen = [np.array(picture.open().getpixel((5, 5))) for picture in pictures]
+    return [min(COLOURS, key=lambda name: float(np.abs(pixel - COLOURS[name]).sum())) for pixel in seen]
+
+
+def test_files_that_are_called_alike_have_their_folders_in_front(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one" / "s" / "x.png", "red"), write(tmp_path / "two" / "s" / "x.png", "green")
+    other, deeper = write(tmp_path / "y.png", "blue"), write(tmp_path / "two" / "more" / "s" / "x.png", "gray")
+    found = given(one, other, two)
+    assert [picture.name for picture in found] == ["one/x.png", "y.png", "two/x.png"] and not found.notes
+    assert colours(found) == ["red", "blue", "green"]
+    # so have those of two folders
+    found = given(tmp_path / "two" / "s", tmp_path / "one" / "s", deeper.parent)
+    assert [picture.name for picture in found] == ["two/x.png", "one/x.png", "two/more/x.png"]
+    assert colours(found) == ["green", "red", "gray"]
+    # the same picture under another name is one, and needs no folder
+    copy = write(tmp_path / "three" / "x.png", "red")
+    found = given(one, copy)
+    assert [picture.name for picture in found] == ["x.png"] and "the same as another one" in found.notes[0]
+
+
+def test_a_probe_tells_files_apart_that_are_called_alike(tmp_path: Path) -> None:
+    files = [write(tmp_path / folder / "x.png", colour) for folder, colour in (("one", "red"), ("two", "green"))]
+    found = rcdm_core.run_probe("samples", models=[ExactRCDM()], images=files, samples=1, out=tmp_path / "out")
+    assert [record["name"] for record in found.images] == ["one/x.png", "two/x.png"]
+    stored = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert stored["command"].count(f"/x.png --image {tmp_path}/two") == 1
+    assert len({record["content_id"] for record in stored["images"]}) == 2
+
+
+@pytest.mark.parametrize("name", ["X.PNG", "X.JPEG", "x.WebP"])
+def test_endings_in_capitals(name: str, tmp_path: Path) -> None:
+    file = write(tmp_path / "in" / name, "blue")
+    assert colours(given(file)) == ["blue"] and [picture.name for picture in given(file)] == [name]
+    assert [picture.id for picture in given(tmp_path / "in")] == [picture.id for picture in given(file)]
+
+
+def test_a_folder_is_all_of_its_pictures_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name, colour in {"b.png": "red", "a.BMP": "green", "sub/c.png": "gray"}.items():
+        write(folder / name, colour)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "broken.png").write_text("no picture either")
+    found = given(folder)
+    assert [picture.name for picture in found] == ["a.BMP", "b.png", "sub/c.png"]
+    assert colours(found) == ["green", "red", "gray"]
+    (note,) = found.notes
+    assert note.startswith("1 picture cannot be read and is left out: broken.png (")
+    # beside a file that is in it
+    both = given(folder / "b.png", folder)
+    assert [picture.name for picture in both] == ["b.png", "a.BMP", "sub/c.png"]
