@@ -12,6 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics import neighbours
 from rcdm_core.metrics.bootstrap import bootstrap_over_pairs, wilson
+from rcdm_core.metrics.distances import mean_of_pairs
 from rcdm_core.metrics.neighbours import Nearest
 from rcdm_core.metrics.paired import compare, holm, sign_flip_p
 from rcdm_core.metrics.paths import lerp, slerp
@@ -73,6 +74,14 @@ def test_units_of_random_pairs() -> None:
     few = bootstrap_over_pairs(values[:3], pairs)
     assert few.low is None and few.value == pytest.approx(values[:3].mean() / pdist(points).mean())
     assert np.isnan(bootstrap_over_pairs(values, pairs[:1, :1]).value)
+
+
+def test_the_mean_over_pairs_is_scipys() -> None:
+    points = np.random.default_rng(6).standard_normal((9, 4))
+    distances = squareform(pdist(points))
+    assert mean_of_pairs(distances) == pytest.approx(pdist(points).mean())
+    assert mean_of_pairs(distances + np.eye(9)) == mean_of_pairs(distances)  # a picture with itself is no pair
+    assert [mean_of_pairs(np.zeros((n, n))) for n in (0, 1, 2)] == [None] * 3
 
 
 def test_the_interval_over_pairs_covers() -> None:

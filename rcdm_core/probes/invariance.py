@@ -22,8 +22,8 @@ from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.invariance_reference import MIN_READOUT, Reference, Usual, take_references
-from rcdm_core.probes.opening import check_least, data_of, few
-from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, held_out, to_array
+from rcdm_core.probes.opening import check_least, data_of, pictures_of
+from rcdm_core.probes.pictures import Picture, Pictures, fit_of, held_out, to_array
 from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick, transformed
 from rcdm_core.provider import Option
 
@@ -63,9 +63,8 @@ def run(context: Context) -> Result:
     strength = check_strength(params["strength"])
     check_least(params, samples=1, count=1, pool=0)
     data = data_of(context)
-    pictures = choose(context.images, data, context.models, count=params["count"])
+    pictures = pictures_of(context, data, params["count"])
     result = context.begin(pictures, data, transforms={t.name: t.says(strength) for t in rows})
-    result.notes += few(len(pictures))
 
     pool = Pictures([])
     if data is not None and params["pool"]:
@@ -93,7 +92,7 @@ def run(context: Context) -> Result:
     context.progress.finish()
 
     for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
-        of_model = [blocks[m] for blocks in found]
+        of_model = [blocks[m] for blocks in result.counted(found)]
         observed = {a: _of_untransformed(of_model, a) for a in ATTRIBUTES}
         usual = Usual(
             retention={a: rendered_retention(seen, seed=context.seed) for a, seen in observed.items()},
@@ -190,7 +189,7 @@ def aggregate(
 ) -> dict[str, Any]:
     """A transform's numbers over pictures, for one model: how far h moves, each attribute's response and verdict."""
     dh = np.array([np.linalg.norm(block.h[r] - block.h[0]) for block in blocks])
-    relative = bootstrap_mean(dh / reference.distance, seed=seed) if reference.distance else None
+    relative = reference.in_units(dh, seed=seed) if reference.distance else None
     responses = {name: _response(name, r, blocks, reference, relative, usual, seed) for name in ATTRIBUTES}
     judged = {name: entry for name, entry in responses.items() if entry["rendered"]}
     # the row is about what the transform is meant to change; side effects only speak where that is nothing
