@@ -303,9 +303,17 @@ def test_the_conclusion_tells_where_two_probes_disagree() -> None:
     }
     response = {"zoom-in": {"responses": {"size": {"verdict": "follows", "rendered": estimate(1)}}}}
     shift = {"vertical-shift": {"responses": {"position": {"verdict": "ignores", "rendered": estimate(0)}}}}
-    invariance = {
+    moved = {"transform": "vertical-shift", "first": "a", "second": "b"}
+    invariance: dict[str, Any] = {
         "answer": ["by invariance"],
-        "aggregates": {name: {"transforms": {**response, **shift}} for name in ("a", "b")},
+        "aggregates": {name: {"transforms": {**response, **shift}} for name in ("a", "b")}
+        | {
+            "differences": [
+                {**moved, "measure": "position", "difference": estimate(0.9), "p_holm": 0.01},
+                {**moved, "measure": "h", "difference": estimate(0.3), "p_holm": 0.02},
+                {**moved, "measure": "size", "difference": estimate(0.3), "p_holm": 0.3},
+            ]
+        },
     }
     found = conclude(["a", "b"], {"retention": retention, "invariance": invariance}, {})
     cells = {(attribute, name): cell.agree for attribute, row in found.table.items() for name, cell in row.items()}
@@ -316,6 +324,8 @@ def test_the_conclusion_tells_where_two_probes_disagree() -> None:
     assert "the same in 2 of the 3 verdicts" in text
     assert "position of a (ignores by vertical-shift, kept by retention)" in text
     assert "1 of 2 differences are beyond chance" in text and "0.60 [0.50, 0.70]" in text
+    assert "2 of 3 differences are beyond chance by the probe invariance: position under vertical-shift (a less" in text
+    assert "how far vertical-shift moves h (a less b: 0.30 [0.20, 0.40])" in text
     assert "comes back in the h of a sample: a 0.80" in text
     without = conclude(["a", "b"], {"invariance": invariance}, {"retention": "there are too few pictures."})
     assert "there are too few pictures." in without.answer[0] and without.answer[1] == "by invariance"

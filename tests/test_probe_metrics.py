@@ -12,8 +12,9 @@ from sklearn.neighbors import NearestNeighbors
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics import neighbours
 from rcdm_core.metrics.bootstrap import bootstrap_over_pairs, wilson
+from rcdm_core.metrics.distances import mean_of_pairs
 from rcdm_core.metrics.neighbours import Nearest
-from rcdm_core.metrics.paired import compare, holm, sign_flip_p
+from rcdm_core.metrics.paired import SURE, compare, holm, pairs_needed, sign_flip_p
 from rcdm_core.metrics.paths import lerp, slerp
 
 
@@ -73,6 +74,14 @@ def test_units_of_random_pairs() -> None:
     few = bootstrap_over_pairs(values[:3], pairs)
     assert few.low is None and few.value == pytest.approx(values[:3].mean() / pdist(points).mean())
     assert np.isnan(bootstrap_over_pairs(values, pairs[:1, :1]).value)
+
+
+def test_the_mean_over_pairs_is_scipys() -> None:
+    points = np.random.default_rng(6).standard_normal((9, 4))
+    distances = squareform(pdist(points))
+    assert mean_of_pairs(distances) == pytest.approx(pdist(points).mean())
+    assert mean_of_pairs(distances + np.eye(9)) == mean_of_pairs(distances)  # a picture with itself is no pair
+    assert [mean_of_pairs(np.zeros((n, n))) for n in (0, 1, 2)] == [None] * 3
 
 
 def test_the_interval_over_pairs_covers() -> None:
@@ -135,3 +144,12 @@ def test_holm() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 17, 72, 450, 500])
+def test_how_many_pictures_a_corrected_test_takes(count: int) -> None:
+    """By the most extreme differences that so many pictures can have, among others of which none is one."""
+    needed = pairs_needed(count)
+    for n in (6, 7, 8, 9, 10, 11, 12, 13, 14, 40):
+        p = float(sign_flip_p(np.ones((n, 1)), seed=0)[0])
+        assert (holm([p, *[1.0] * (count - 1)])[0] < SURE) == (needed is not None and n >= needed)

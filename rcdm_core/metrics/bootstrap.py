@@ -13,6 +13,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+from rcdm_core.metrics.distances import mean_of_pairs
+
 LEVEL = 0.95
 RESAMPLES = 2000
 MIN_IMAGES = 5  # a percentile of resamples of fewer images says nothing
@@ -144,15 +146,15 @@ def bootstrap_over_pairs(
         raise ValueError(f"expected values [n] and pairs [N, N], got {values.shape} and {pairs.shape}")
     values = values[np.isfinite(values)]
     n, size = len(values), len(pairs)
-    off_diagonal = pairs.copy()
-    np.fill_diagonal(off_diagonal, 0.0)
-    unit = off_diagonal.sum() / max(1, size * (size - 1))
-    if n == 0 or not unit > 0:
+    unit = mean_of_pairs(pairs)
+    if n == 0 or unit is None or not unit > 0:
         return Estimate(math.nan, None, None, n, level)
     value = float(values.mean() / unit)
     if n < MIN_IMAGES or size < MIN_IMAGES:
         return Estimate(value, None, None, n, level)
     tops = np.concatenate([counts @ values / n for counts in _resampled_counts(n, resamples, seed)])
+    off_diagonal = pairs.copy()
+    np.fill_diagonal(off_diagonal, 0.0)
     units = []
     for counts in _resampled_counts(size, resamples, seed + _OTHER_STREAM):
         total = ((counts @ off_diagonal) * counts).sum(axis=1)

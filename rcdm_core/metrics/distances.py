@@ -1,13 +1,13 @@
-"""Distances between representations."""
+"""The unit of distances: what they are between two pictures on average."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def mean_pair_distance(h: np.ndarray) -> float | None:
-    """Mean Euclidean distance over the pairs of rows of h [n, dim]; None with fewer than two rows, or if it is 0."""
-    if len(h) < 2:
+def mean_of_pairs(distances: np.ndarray) -> float | None:
+    """The mean of distances [N, N] over the pairs of two different rows; None with fewer than two, or if it is 0."""
+    n = len(distances)
+    if n < 2:
         return None
-    total = sum(float(np.linalg.norm(h[i + 1 :] - h[i], axis=1).sum()) for i in range(len(h) - 1))
-    return total / (len(h) * (len(h) - 1) / 2) or None
+    return float((distances.sum() - np.trace(distances)) / (n * (n - 1))) or None

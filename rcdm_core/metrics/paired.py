@@ -13,6 +13,7 @@ from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean
 
 MIN_PAIRS = 6  # with fewer pictures no flip of signs can reach 0.05
 SIGN_FLIPS = 9999  # at the most: 13 pictures have fewer, and all of them are taken
+SURE = 0.05  # p, after Holm's correction, below which a difference is told to be beyond chance
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Difference:
     difference: Estimate
     p: float | None
     p_holm: float | None
+
+    @property
+    def beyond_chance(self) -> bool:
+        return self.p_holm is not None and self.p_holm < SURE
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -72,7 +77,7 @@ def sign_flip_p(differences: np.ndarray, *, seed: int) -> np.ndarray:
     """
     values = np.nan_to_num(np.asarray(differences, dtype=np.float64), posinf=0.0, neginf=0.0)
     n = len(values)
-    exact = n < 31 and 2**n <= SIGN_FLIPS
+    exact = _is_exact(n)
     if exact:
         signs = 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
     else:
@@ -82,6 +87,21 @@ def sign_flip_p(differences: np.ndarray, *, seed: int) -> np.ndarray:
     # random flips are counted with the one that was observed, so that p is never 0
     p: np.ndarray = extreme / 2**n if exact else (extreme + 1) / (SIGN_FLIPS + 1)
     return p
+
+
+def _is_exact(n: int) -> bool:
+    """Whether all flips of the signs of n pictures are taken."""
+    return n < 31 and 2**n <= SIGN_FLIPS
+
+
+def pairs_needed(count: int) -> int | None:
+    """Pictures from which on one of `count` differences can be below SURE after Holm's correction; None: none are."""
+    for n in range(MIN_PAIRS, 64):
+        # of random flips some may be those that turn no sign or all of them: that many are to be expected
+        least = 2.0 ** (1 - n) + (0 if _is_exact(n) else 1 / (SIGN_FLIPS + 1))
+        if least * count < SURE:
+            return n
+    return None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

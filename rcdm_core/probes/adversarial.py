@@ -54,6 +54,21 @@ class Attacked:
     samples: np.ndarray
     said: np.ndarray
 
+    def of(self, chosen: np.ndarray) -> Attacked:
+        """The chosen pictures alone, bool [N]."""
+        looked = chosen[: self.said.shape[1]]
+        return Attacked(
+            self.clean[chosen],
+            self.target[chosen],
+            self.predicted[:, chosen],
+            self.moved[:, chosen],
+            self.flat[chosen],
+            self.h[:, looked],
+            self.shown[:, looked],
+            self.samples[:, looked],
+            self.said[:, looked],
+        )
+
 
 def run(context: Context) -> Result:
     """Attack held-out pictures with each epsilon, and draw samples of the attacked h of the first ones.
@@ -102,10 +117,11 @@ def run(context: Context) -> Result:
     ]
     for name, model, one in zip(context.names, context.models, found, strict=True):
         seen = _attack(context, name, model, one, divided, attack, pictures, truth, epsilons, looked)
+        counted, known = seen.of(result.counting), truth[result.counting]
         flips[name] = np.where(
-            (truth != UNKNOWN) & (seen.clean == truth), (seen.predicted != truth).astype(np.float64), np.nan
+            (known != UNKNOWN) & (counted.clean == known), (counted.predicted != known).astype(np.float64), np.nan
         )
-        result.aggregates[name] = _aggregate(one, divided, seen, truth, flips[name], epsilons, context.seed)
+        result.aggregates[name] = _aggregate(one, divided, counted, known, flips[name], epsilons, context.seed)
         result.answer.append(answer(name, result.aggregates[name], attack.away))
         if seen.flat.any():
             result.notes.append(
@@ -154,8 +170,9 @@ def choose(context: Context, divided: Divided, given: Pictures, labels: dict[str
     places = np.flatnonzero(keep)[: max(context.params["attacked"], len(given))]
     if not len(places):
         raise RCDMError(f"Every picture is of the class {target} already; give another --target.")
-    notes += [note for note in few(len(places)) if note not in notes]
-    return Pictures([items[i] for i in places], notes), truth[places]
+    chosen = Pictures([items[i] for i in places], notes)
+    chosen.notes += [note for note in few(int(chosen.counting(context.models).sum())) if note not in notes]
+    return chosen, truth[places]
 
 
 def targets(wanted: str, one: Classifier, divided: Divided, clean_h: np.ndarray, base: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from rcdm_core.metrics.paired import compare
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.interpolation import tuples
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, pictures_of, pool_of, small
+from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, h_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import percent, said
@@ -45,7 +45,7 @@ def run(context: Context) -> Result:
     data = data_of(context)
     pictures = _pictures(context, data)
     triples = [tuple(pictures[i : i + 3]) for i in range(0, len(pictures), 3)]
-    pictures.notes += few(len(triples), "triple")
+    pictures.notes += few(int(pictures.counting(context.models).sum()), "triple")
     result = context.begin(pictures, data, triples=[[picture.name for picture in triple] for triple in triples])
     pool = pool_of(context, data, pictures, params["pool"])
     references = random_pictures(context, pool)
@@ -76,12 +76,13 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
+    counted = result.counted(result.images)
     for name, reference in zip(context.names, references, strict=True):
-        found = [record["models"][name] for record in result.images]
+        found = [record["models"][name] for record in counted]
         result.aggregates[name] = _aggregate(found, reference, len(pool), context.seed)
         result.answer.append(answer(name, result.aggregates[name]))
     compared = compare(
-        {name: np.array([record["models"][name]["response"] for record in result.images]) for name in context.names},
+        {name: np.array([record["models"][name]["response"] for record in counted]) for name in context.names},
         seed=context.seed,
     )
     result.aggregates["differences"] = [difference.as_json() for difference in compared]
@@ -100,10 +101,9 @@ def _pictures(context: Context, data: ImageSource | None) -> Pictures:
     if context.images:
         raise RCDMError("The three pictures are named with --a, --b and --c; leave --image out, or leave these out.")
     pictures = choose([*named.values()], None, context.models, count=3)
-    pictures.notes += small(pictures, context.models)
     if len(pictures) < 3:
         raise RCDMError("Two of --a, --b and --c are the same picture; give three different ones.")
-    return pictures
+    return tuples(pictures, 3, context)
 
 
 def _look(context: Context, model: RCDM, triple: tuple[Picture, ...]) -> dict[str, Any]:

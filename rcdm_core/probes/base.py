@@ -6,11 +6,11 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rcdm_core.probes.pictures import Pictures
 
 SCHEMA_VERSION = 1
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,9 @@ class Result:
     notes        what the reader has to know about this run (pictures left out, trained on, no intervals)
     files        names of the pictures and the page in `out`
     failures     what went wrong although nobody asked for anything wrong: the command ends with exit code 1
+    counting     bool [N]: which of the pictures that the probe began with (pairs, triples), and of its records where
+                 there is one for each, numbers over pictures are of: those that no model was trained on, or all where
+                 there are no such; see `counted`
     """
 
     out: Path
@@ -128,6 +132,11 @@ class Result:
     files: list[str] = field(default_factory=list)
     complete: bool = False
     failures: list[str] = field(default_factory=list)
+    counting: np.ndarray = field(default_factory=lambda: np.ones(0, dtype=bool))
+
+    def counted(self, values: Sequence[_Item]) -> list[_Item]:
+        """Of something for each picture (pair, triple), in their order, what counts in numbers over them."""
+        return [value for value, counts in zip(values, self.counting, strict=True) if counts]
 
     def to_json(self) -> dict[str, Any]:
         """The content of result.json: plain types, with null for what is not a finite number."""
@@ -145,7 +154,16 @@ class Result:
         return plain
 
     def save(self) -> Path:
-        """Write result.json, whole or not at all. Raises RCDMError on a full disk or without permission."""
+        """Write result.json, whole or not at all; records then say which models were trained on their pictures.
+
+        Raises RCDMError on a full disk or without permission.
+        """
+        trained = {picture["content_id"]: picture["trained_on"] for picture in self.provenance.get("pictures", [])}
+        for record in self.images:
+            ids = record.get("content_ids", [record.get("content_id")])
+            if "trained_on" not in record and all(one in trained for one in ids):
+                flags = [trained[one] for one in ids]
+                record["trained_on"] = {name: _any(one[name] for one in flags) for name in flags[0]}
         path = self.out / "result.json"
         replace_text(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
         return path
@@ -244,7 +262,13 @@ class Context:
             **found,
         }
         result = Result(out=self.out, provenance=provenance, notes=[*pictures.notes, *self.left_out])
+        result.counting = pictures.counting(self.models)
+        result.notes += pictures.size_note(self.models)
         result.notes += pictures.training_notes(self.names, self.models)
+        if note := pictures.counting_note(self.models):
+            result.notes.append(note)
+            if pictures.trained(self.models).all():
+                result.answer.append(note)
         files = {model.representations.path: model.representations for model in self.models if model.representations}
         for file in files.values():
             result.notes += file.notes([picture.id for picture in pictures])
@@ -304,6 +328,12 @@ def describe_model(name: str, model: RCDM, precision: str) -> dict[str, Any]:
         if config.data is None
         else {"fit": config.data.fit, "fingerprint": config.data.fingerprint, "train_count": config.data.train_count},
     }
+
+
+def _any(flags: Iterable[bool | None]) -> bool | None:
+    """True where one is, None where none is and one is not known."""
+    known = list(flags)
+    return True if any(known) else None if None in known else False
 
 
 def _bundle_digest(folder: Path) -> str | None:

@@ -87,7 +87,7 @@ def run(context: Context) -> Result:
 
     compared: dict[str, list[Difference]] = {}
     for name, reference in zip(context.names, references, strict=True):
-        of_model = [record["models"][name] for record in result.images]
+        of_model = [record["models"][name] for record in result.counted(result.images)]
         result.aggregates[name] = {method: _aggregate(of_model, method, reference, context.seed) for method in METHODS}
         unit = reference.mean(reference.squares) or np.nan
         apart = {METHODS[method]: np.array([one[method]["square"] for one in of_model]) / unit for method in METHODS}

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rcdm_core.probes.invariance_compare import named
 from rcdm_core.probes.verdicts import listed
-from rcdm_core.probes.wording import said
+from rcdm_core.probes.wording import differing, said
 
 # what a verdict of either probe says about h; the others say nothing
 HELD = {"kept": True, "nonlinear": True, "generator": True, "dropped": False, "follows": True, "ignores": False}
@@ -50,7 +51,7 @@ def conclude(names: Sequence[str], results: Mapping[str, Mapping[str, Any]], rea
         answer.append(f"What is kept and dropped was not measured, because the probe retention did not run: {why}")
         answer += invariance["answer"] if invariance is not None else []
     answer += _cross_check(names, table)
-    answer += _differences(retention)
+    answer += _differences(results)
     answer += _generators(names, results)
     return Conclusion(answer, table)
 
@@ -142,22 +143,17 @@ def _code(cell: Cell) -> str:
     return str(cell.retained["verdict"]) if cell.retained else ""
 
 
-def _differences(retention: Mapping[str, Any] | None) -> list[str]:
-    """What differs between the models beyond chance, the largest first."""
-    compared = retention["aggregates"].get("comparisons", []) if retention is not None else []
-    if not compared:
-        return []
-    beyond = [one for one in compared if one["p_holm"] is not None and one["p_holm"] < 0.05]
-    beyond = [one for one in beyond if one["difference"]["value"] is not None]
-    text = f"Between the models {len(beyond)} of {len(compared)} differences are beyond chance"
-    if not beyond:
-        return [f"{text}."]
-    beyond.sort(key=lambda one: -abs(one["difference"]["value"]))
-    told = [
-        f"{one['attribute']} ({one['retention']}, {one['first']} less {one['second']}: {said(one['difference'])})"
-        for one in beyond[:_LARGEST]
-    ]
-    return [f"{text}, the largest in {listed(told)}."]
+def _differences(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What differs between the models beyond chance, the largest first: by either probe, each with its correction."""
+    found: list[str] = []
+    for probe, key, of in (
+        ("retention", "comparisons", lambda one: f"{one['retention']} {one['attribute']}"),
+        ("invariance", "differences", named),
+    ):
+        if probe in results:
+            compared = results[probe]["aggregates"].get(key, [])
+            found += differing(compared, of, most=_LARGEST, by=f" by the probe {probe}")
+    return found
 
 
 def _generators(names: Sequence[str], results: Mapping[str, Mapping[str, Any]]) -> list[str]:

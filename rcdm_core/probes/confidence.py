@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.metrics.bootstrap import bootstrap_mean
+from rcdm_core.metrics.distances import mean_of_pairs
 from rcdm_core.metrics.groups import compare_groups
 from rcdm_core.metrics.paired import Difference, together
 from rcdm_core.probes.base import Context, Probe, Result
@@ -143,11 +144,9 @@ def _aggregate(
     values: dict[str, dict[str, np.ndarray]],
     seed: int,
 ) -> dict[str, Any]:
-    pairs = one.pairs()
-    n = len(pairs)
     return {
         **accuracy(one, divided),
-        "random_pair_distance": float(pairs.sum() / (n * (n - 1))) if n > 1 else None,
+        "random_pair_distance": mean_of_pairs(one.pairs()),
         "groups": {
             group: {
                 "probability": bootstrap_mean(one.probability[places], seed=seed).as_json(),

@@ -15,7 +15,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, wilson
 from rcdm_core.metrics.neighbours import Nearest
-from rcdm_core.metrics.paired import Difference, compare, together
+from rcdm_core.metrics.paired import SURE, Difference, compare, together
 from rcdm_core.probes.augmentations import CHAINS, Augmentation, augmented, chain, singles
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
@@ -37,7 +37,6 @@ RANDOM, SAME_CLASS, TRAINING, SAMPLES, SMALL = (
     "samples",
     "picture at samples' size",
 )
-SURE = 0.05  # p, after Holm's correction, below which a difference from the samples is told
 PARAMETERS = {
     "samples": Option(int, 8, "pictures of each kind, and samples of each h"),
     "count": Option(int, 12, "held-out pictures to look at when no --image is given"),
@@ -111,16 +110,17 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
-    kinds = [kind for kind in kinds_of(augmentations) if any(kind in look.squares for one in found for look in one)]
+    counted = result.counted(found)
+    kinds = [kind for kind in kinds_of(augmentations) if any(kind in look.squares for one in counted for look in one)]
     for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
-        of_model = [looks[m] for looks in found]
+        of_model = [looks[m] for looks in counted]
         result.aggregates[name] = _aggregate(of_model, kinds, reference, len(pool), nearest[m].searched, context.seed)
-    against = _against(context, found, references, [one.name for one in augmentations])
+    against = _against(context, counted, references, [one.name for one in augmentations])
     for name, entry in zip(context.names, against, strict=True):
         result.aggregates[name]["against_samples"] = {kind: one.as_json() for kind, one in entry.items()}
         result.answer.append(answer(name, result.aggregates[name]))
     scaled = {
-        name: np.array([looks[m].squares[SAMPLES].mean() for looks in found])
+        name: np.array([looks[m].squares[SAMPLES].mean() for looks in counted])
         / (references[m].mean(references[m].squares) or np.nan)
         for m, name in enumerate(context.names)
     }

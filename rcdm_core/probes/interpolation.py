@@ -47,7 +47,7 @@ def run(context: Context) -> Result:
     pictures = pictures_of(context, data, 2 * params["count"], what=None)
     pictures = tuples(pictures, 2, context)
     pairs = [(pictures[i], pictures[i + 1]) for i in range(0, len(pictures), 2)]
-    pictures.notes += few(len(pairs), "pair")
+    pictures.notes += few(int(pictures.counting(context.models).sum()), "pair")
     result = context.begin(pictures, data, pairs=[[first.name, second.name] for first, second in pairs])
 
     t = np.linspace(0, 1, params["points"])
@@ -80,19 +80,16 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
+    counted = result.counted(result.images)
     for name in context.names:
         result.aggregates[name] = {
-            path: _aggregate([record["models"][name][path] for record in result.images], t, context.seed)
-            for path in paths
+            path: _aggregate([record["models"][name][path] for record in counted], t, context.seed) for path in paths
         }
         result.answer += [answer(name, path, result.aggregates[name][path]) for path in paths]
     compared = together(
         *(
             compare(
-                {
-                    f"{name}, {path}": _slopes([r["models"][name][path] for r in result.images], t)
-                    for name in context.names
-                },
+                {f"{name}, {path}": _slopes([r["models"][name][path] for r in counted], t) for name in context.names},
                 seed=context.seed,
             )
             for path in paths
@@ -128,7 +125,7 @@ def tuples(pictures: Pictures, size: int, context: Context) -> Pictures:
     if left:
         over = ", ".join(picture.name for picture in [*pictures][-left:])
         notes.append(f"Pictures are taken {size} at a time; {over} {'is' if left == 1 else 'are'} left over.")
-    return Pictures(items, notes)
+    return Pictures(items, notes, each=size)
 
 
 def _look(context: Context, model: RCDM, first: Picture, second: Picture, path: str, t: np.ndarray) -> dict[str, Any]:

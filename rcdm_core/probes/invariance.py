@@ -9,46 +9,25 @@ what T really does.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from rcdm_core.metrics.attributes import ATTRIBUTES, measure
+from rcdm_core.metrics.attributes import ATTRIBUTES
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, bootstrap_ratio
-from rcdm_core.metrics.retention import Observed, hearing, over_samples, rendered_retention, variance_ratio
+from rcdm_core.metrics.retention import Observed, hearing, rendered_retention, variance_ratio
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.invariance_compare import between_models, between_transforms, named, power_notes
+from rcdm_core.probes.invariance_look import Block, image_response, look_at, moves, shifts, views_of
 from rcdm_core.probes.invariance_reference import MIN_READOUT, Reference, Usual, take_references
-from rcdm_core.probes.opening import check_least, data_of, few
-from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, held_out, to_array
-from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick, transformed
+from rcdm_core.probes.opening import check_least, data_of, pictures_of
+from rcdm_core.probes.pictures import Picture, Pictures, held_out
+from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick
+from rcdm_core.probes.wording import differing
 from rcdm_core.provider import Option
 
-if TYPE_CHECKING:
-    from rcdm_core.model import RCDM
-
-Views = dict[str, list[Image.Image]]  # "crop" or "pad" -> the picture and its transforms, square
-
-
-@dataclass(frozen=True)
-class Block:
-    """One model on one picture. Rows are the identity and the transforms.
-
-    pictures [R, 3, S, S] and samples [R, n, 3, S, S], float32 in [0, 1], S the generator's image size; h [R, dim];
-    again [dim], h of the first sample of the identity; real and drawn: attribute -> [R, d], of the picture and the mean
-    over its samples. spread: attribute -> [R], the mean squared distance of the samples from their mean.
-    """
-
-    pictures: np.ndarray
-    samples: np.ndarray
-    h: np.ndarray
-    again: np.ndarray
-    real: dict[str, np.ndarray]
-    drawn: dict[str, np.ndarray]
-    spread: dict[str, np.ndarray]
+TOLD = 6  # differences between models in the answer
 
 
 def run(context: Context) -> Result:
@@ -63,9 +42,8 @@ def run(context: Context) -> Result:
     strength = check_strength(params["strength"])
     check_least(params, samples=1, count=1, pool=0)
     data = data_of(context)
-    pictures = choose(context.images, data, context.models, count=params["count"])
+    pictures = pictures_of(context, data, params["count"])
     result = context.begin(pictures, data, transforms={t.name: t.says(strength) for t in rows})
-    result.notes += few(len(pictures))
 
     pool = Pictures([])
     if data is not None and params["pool"]:
@@ -82,8 +60,8 @@ def run(context: Context) -> Result:
     context.progress.start(total, "sampling", unit="sample")
     found: list[list[Block]] = []
     for i, picture in enumerate(pictures):
-        views = _views(context, picture, rows, strength)
-        blocks = [_look(context, model, picture, views) for model in context.models]
+        views = views_of(context, picture, rows, strength)
+        blocks = [look_at(context, model, picture, views) for model in context.models]
         found.append(blocks)
         result.images.append(_record(context, picture, rows, blocks, references))
         name = f"invariance-{i + 1:03d}.png"
@@ -92,8 +70,8 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
-    for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
-        of_model = [blocks[m] for blocks in found]
+    counted = {name: [blocks[m] for blocks in result.counted(found)] for m, name in enumerate(context.names)}
+    for (name, of_model), reference in zip(counted.items(), references, strict=True):
         observed = {a: _of_untransformed(of_model, a) for a in ATTRIBUTES}
         usual = Usual(
             retention={a: rendered_retention(seen, seed=context.seed) for a, seen in observed.items()},
@@ -117,56 +95,21 @@ def run(context: Context) -> Result:
             },
         }
         result.answer.append(answer(name, result.aggregates[name]["transforms"]))
-    write_report(result, context, rows, found)
-    return result
-
-
-def _views(context: Context, picture: Picture, rows: list[Transform], strength: float) -> Views:
-    """The picture and its transforms, squared in every way that one of the models asks for."""
-    views: Views = {}
-    for fit in dict.fromkeys(map(fit_of, context.models)):
-        original = picture.original(fit)
-        views[fit] = [original.picture]
-        for row in rows:
-            generator = _generator(context.seed, picture.id, row.name)
-            views[fit].append(transformed(row, original, strength=strength, generator=generator))
-    return views
-
-
-def _look(context: Context, model: RCDM, picture: Picture, views: Views) -> Block:
-    import torch
-
-    side, how = model.encoder.image_size, model.encoder.interpolation
-    seen = np.stack([to_array(view, side, how) for view in views[fit_of(model)]])
-    shown = np.stack([to_array(view, model.image_size) for view in views[fit_of(model)]])
-    h = model.encode(torch.from_numpy(seen))
-    # one stream for all rows: they are compared with each other
-    samples = draw(context, model, h.numpy(), context.params["samples"], [picture.id] * len(h), encoded=0).samples
-    drawn, spread = _over_samples(samples)
-    return Block(
-        pictures=shown,
-        samples=samples,
-        h=h.numpy().astype(np.float64),
-        again=model.encode(torch.from_numpy(samples[0, :1]))[0].numpy().astype(np.float64),
-        real=measure(shown),
-        drawn=drawn,
-        spread=spread,
+    units = {name: reference.distance for name, reference in zip(context.names, references, strict=True)}
+    responses = {
+        name: {row.name: result.aggregates[name]["transforms"][row.name]["responses"] for row in rows} for name in units
+    }
+    models = between_models(rows, counted, units, responses, seed=context.seed)
+    transforms = between_transforms(rows, counted, units, seed=context.seed)
+    result.aggregates["differences"] = [one.as_json() for one in models]
+    for name, of_model_ in transforms.items():
+        result.aggregates[name]["differences"] = [one.as_json() for one in of_model_]
+    result.answer += differing(result.aggregates["differences"], named, most=TOLD)
+    result.notes += power_notes(
+        int(result.counting.sum()), {"models": len(models), "transforms": sum(map(len, transforms.values()))}
     )
-
-
-def _generator(seed: int, picture_id: str, name: str) -> np.random.Generator:
-    from rcdm_core.randomness import generator
-
-    return generator("transform", seed, picture_id, name)
-
-
-def _over_samples(samples: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Attributes of samples [R, n, 3, S, S] over the n in which they are defined, as in `Block`: mean and spread."""
-    count, n = samples.shape[:2]
-    means, spread = {}, {}
-    for name, values in measure(samples.reshape(count * n, *samples.shape[2:])).items():
-        means[name], spread[name], _ = over_samples(values.reshape(count, n, -1))
-    return means, spread
+    write_report(result, context, rows, found, models, transforms)
+    return result
 
 
 def _of_untransformed(blocks: list[Block], name: str) -> Observed:
@@ -189,8 +132,8 @@ def aggregate(
     seed: int,
 ) -> dict[str, Any]:
     """A transform's numbers over pictures, for one model: how far h moves, each attribute's response and verdict."""
-    dh = np.array([np.linalg.norm(block.h[r] - block.h[0]) for block in blocks])
-    relative = bootstrap_mean(dh / reference.distance, seed=seed) if reference.distance else None
+    dh = moves(blocks, r)
+    relative = reference.in_units(dh, seed=seed) if reference.distance else None
     responses = {name: _response(name, r, blocks, reference, relative, usual, seed) for name in ATTRIBUTES}
     judged = {name: entry for name, entry in responses.items() if entry["rendered"]}
     # the row is about what the transform is meant to change; side effects only speak where that is nothing
@@ -215,8 +158,7 @@ def _response(
     usual: Usual,
     seed: int,
 ) -> dict[str, Any]:
-    real = np.stack([block.real[name][r] - block.real[name][0] for block in blocks])  # [images, d]
-    drawn = np.stack([block.drawn[name][r] - block.drawn[name][0] for block in blocks])
+    real, drawn = shifts(blocks, r, name)
     square = (real**2).sum(axis=1)
     defined = np.isfinite(square)
     moved = math.sqrt(float(square[defined].mean())) if defined.any() else math.nan
@@ -314,28 +256,18 @@ def _record(
     """One picture's entry in result.json."""
     models: dict[str, Any] = {}
     for name, block, reference in zip(context.names, blocks, references, strict=True):
-        entries = {}
+        entries, unit = {}, reference.distance
         for r, label in enumerate([IDENTITY, *(row.name for row in rows)]):
-            dh = float(np.linalg.norm(block.h[r] - block.h[0]))
+            dh = float(moves([block], r)[0])
             entries[label] = {
                 "dh": dh,
-                "dh_relative": dh / reference.distance if reference.distance else None,
+                "dh_relative": dh / unit if unit else None,
                 "real": {a: values[r] for a, values in block.real.items()},
                 "samples": {a: values[r] for a, values in block.drawn.items()},
                 "response": {a: image_response(block, r, a) for a in ATTRIBUTES},
             }
         models[name] = entries
     return {"name": picture.name, "content_id": picture.id, "models": models}
-
-
-def image_response(block: Block, r: int, name: str) -> float | None:
-    """One picture's response of one attribute to row r; None where T does not measurably move it."""
-    real, drawn = block.real[name][r] - block.real[name][0], block.drawn[name][r] - block.drawn[name][0]
-    square = float((real**2).sum())
-    if not math.isfinite(square) or math.sqrt(square) < ATTRIBUTES[name].floor:
-        return None
-    value = float((real * drawn).sum() / square)
-    return value if math.isfinite(value) else None
 
 
 PROBE = Probe(
@@ -346,7 +278,7 @@ PROBE = Probe(
         "transform": Option(str, "all", "which rows, with commas between them (vertical-shift,grayscale), or all"),
         "strength": Option(float, 1.0, "how strong the transforms are, in their own usual strengths, up to 3"),
         "samples": Option(int, 8, "samples of each h"),
-        "count": Option(int, 8, "held-out pictures to look at when no --image is given"),
+        "count": Option(int, 12, "held-out pictures to look at when no --image is given"),
         "pool": Option(int, 256, "more held-out pictures, for random pairs and linear readouts; 0: none"),
     },
     run=run,

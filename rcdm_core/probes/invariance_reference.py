@@ -8,11 +8,11 @@ import numpy as np
 
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.bootstrap import Estimate
-from rcdm_core.metrics.distances import mean_pair_distance
 from rcdm_core.metrics.readout import Readout, fit_readout
 from rcdm_core.probes.base import Context
-from rcdm_core.probes.pictures import Pictures, fit_of, h_of, read_arrays
-from rcdm_core.probes.reference import batches
+from rcdm_core.probes.opening import pool_of
+from rcdm_core.probes.pictures import Pictures
+from rcdm_core.probes.reference import Random, random_pictures
 
 MIN_READOUT = 64  # pictures from which a linear readout is worth fitting
 
@@ -21,15 +21,27 @@ MIN_READOUT = 64  # pictures from which a linear readout is worth fitting
 class Reference:
     """What a model does to pictures that nobody transformed.
 
-    distance: mean ‖h − h'‖ over pairs of n pictures, None without at least two. readouts: attribute -> a linear
-    readout of h, empty with fewer than 64 pictures beside the probed ones, on which alone they are fitted. growth: what
-    the second half of those added to each readout's R².
+    random: those that random pairs are of. readouts: attribute -> a linear readout of h, empty with fewer than 64
+    pictures beside the probed ones, on which alone they are fitted. growth: what the second half of those added to each
+    readout's R².
     """
 
-    distance: float | None
+    random: Random
     readouts: dict[str, Readout]
     growth: dict[str, float]
-    n: int
+
+    @property
+    def n(self) -> int:
+        return len(self.random.h)
+
+    @property
+    def distance(self) -> float | None:
+        """Mean ‖h − h'‖ over random pairs, None without one."""
+        return self.random.mean(self.random.distances)
+
+    def in_units(self, distances: np.ndarray, *, seed: int) -> Estimate:
+        """The mean of distances of h [images] in those of random pairs."""
+        return self.random.in_units(distances, self.random.distances, seed=seed)
 
 
 @dataclass(frozen=True)
@@ -45,26 +57,15 @@ class Usual:
 
 
 def take_references(context: Context, pictures: Pictures, pool: Pictures) -> list[Reference]:
-    """For each model: the distances of h between all of the pictures, and readouts fitted on the pool alone."""
-    h_parts: list[list[np.ndarray]] = [[] for _ in context.models]
-    shown: list[list[np.ndarray]] = [[] for _ in context.models]
-    every = Pictures([*pictures, *pool])
-    context.progress.start(len(every), "encoding pictures to compare with", unit="picture")
-    for block in batches(context, every):
-        part = every[block]
-        for m, model in enumerate(context.models):
-            h_parts[m].append(h_of(model, part).astype(np.float64))
-            shown[m] += [*read_arrays(part, model.image_size, fit_of(model))]
-    context.progress.finish()
+    """For each model: random pairs of the pool (of the pictures where it has none), and readouts fitted on the pool."""
     references = []
-    for parts, images in zip(h_parts, shown, strict=True):
-        h = np.concatenate(parts)
+    for random in random_pictures(context, pool if len(pool) > 1 else pool_of(context, None, pictures, 0)):
         readouts, growth = {}, {}
         if len(pool) >= MIN_READOUT:
-            of_pool, half = h[len(pictures) :], len(pool) // 2  # in the order of content ids, which is a random one
-            for name, values in measure(np.stack(images[len(pictures) :])).items():
-                if (readout := fit_readout(of_pool, values)) is not None:
-                    before = fit_readout(of_pool[:half], values[:half])
+            half = len(pool) // 2  # in the order of content ids, which is a random one
+            for name, values in measure(random.pictures).items():
+                if (readout := fit_readout(random.h, values)) is not None:
+                    before = fit_readout(random.h[:half], values[:half])
                     readouts[name], growth[name] = readout, readout.r2 - (before.r2 if before else 0.0)
-        references.append(Reference(mean_pair_distance(h), readouts, growth, len(every)))
+        references.append(Reference(random, readouts, growth))
     return references

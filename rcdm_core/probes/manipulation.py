@@ -7,6 +7,7 @@ move, in every attribute and in h, beyond the spread of the samples of the h as 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.bootstrap import bootstrap_mean, bootstrap_over_pairs
+from rcdm_core.metrics.distances import mean_of_pairs
 from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks
@@ -85,7 +87,7 @@ def run(context: Context) -> Result:
 
     differences: list[Difference] = []
     for name, of_model, reference in zip(context.names, looks, references, strict=True):
-        fresh_aggregate, values = _aggregate(of_model, reference, context.seed)
+        fresh_aggregate, values = _aggregate(of_model, result.counting, reference, context.seed)
         result.aggregates[name] |= {"pool": len(pool), **fresh_aggregate}
         result.answer.append(answer(name, result.aggregates[name], params["mode"]))
         for measure_, of_which in values.items():
@@ -106,6 +108,8 @@ def run(context: Context) -> Result:
 def partners_of(context: Context, pictures: Pictures) -> list[Picture] | None:
     """The picture that each takes the values from: the one that was given, or the next one; None unless they swap.
 
+    Pictures that a model was trained on are passed over, unless there is no other.
+
     Raises RCDMError where there is none, or it is not swapped.
     """
     given = context.params["partner"]
@@ -120,7 +124,9 @@ def partners_of(context: Context, pictures: Pictures) -> list[Picture] | None:
         return [one] * len(pictures)
     if len(pictures) < 2:
         raise RCDMError("To swap takes two different pictures; give another --image, or --partner.")
-    return [*pictures[1:], pictures[0]]
+    counting, n = pictures.counting(context.models), len(pictures)
+    following = [[(i + step) % n for step in range(1, n)] for i in range(n)]
+    return [pictures[next((j for j in others if counting[j]), others[0])] for others in following]
 
 
 def _neighbourhood(
@@ -153,38 +159,43 @@ def _units(reference: Random) -> dict[str, np.ndarray]:
 
 
 def _aggregate(
-    looks: list[Look], reference: Random, seed: int
+    looks: list[Look], counting: np.ndarray, reference: Random, seed: int
 ) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]]]:
-    """Every measure in units of random pairs, and for the test the moves [images] by measure and which."""
+    """Every measure in units of random pairs, and for the test the moves [images] by measure and which.
+
+    counting: bool, which of the pictures of all looks.
+    """
+
+    def joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+        return np.asarray(np.concatenate(list(parts))[counting])
+
     units = _units(reference)
     entry: dict[str, Any] = {"measures": {}}
     moves: dict[str, dict[str, np.ndarray]] = {}
     for name in MEASURES:
         pairs = units[name]
-        unit = pairs.sum() / max(1, len(pairs) * (len(pairs) - 1))
+        unit = mean_of_pairs(pairs) or 0.0
         # in an attribute that does not vary between pictures nothing can be measured
         if name != H and unit < ATTRIBUTES[name].floor / 2:
             continue
-        within = np.concatenate([look.within[name] for look in looks])
+        within = joined(look.within[name] for look in looks)
         of: dict[str, Any] = {"within": bootstrap_over_pairs(within, pairs, seed=seed).as_json()}
         moves[name] = {}
         for which in WHICH:
-            beyond = np.concatenate([look.moved[which][name] for look in looks]) - within
+            beyond = joined(look.moved[which][name] for look in looks) - within
             of[which] = bootstrap_over_pairs(beyond, pairs, seed=seed).as_json()
             moves[name][which] = beyond / unit if unit > 0 else np.full(len(beyond), np.nan)
             if looks[0].toward[which]:
-                toward = np.concatenate([look.toward[which][name] for look in looks])
+                toward = joined(look.toward[which][name] for look in looks)
                 of[f"{which}, toward"] = bootstrap_over_pairs(toward, pairs, seed=seed).as_json()
         entry["measures"][name] = of
-    entry["candidates"] = float(np.concatenate([look.candidates for look in looks]).mean())
+    entry["candidates"] = float(joined(look.candidates for look in looks).mean())
+    asked = {which: joined(look.asked[which] for look in looks) for which in WHICH}
     entry["asked"] = {
-        which: bootstrap_over_pairs(
-            np.concatenate([look.asked[which] for look in looks]), reference.distances, seed=seed
-        ).as_json()
-        for which in WHICH
+        which: bootstrap_over_pairs(values, reference.distances, seed=seed).as_json() for which, values in asked.items()
     }
-    counts = [len(dims) for look in looks for dims in look.dims[WHICH[0]]]
-    entry["changed"] = bootstrap_mean(np.array(counts, dtype=np.float64), seed=seed).value
+    changed = joined(np.array([len(dims) for dims in look.dims[WHICH[0]]], dtype=np.float64) for look in looks)
+    entry["changed"] = bootstrap_mean(changed, seed=seed).value
     return entry, moves
 
 

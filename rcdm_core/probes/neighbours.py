@@ -86,9 +86,12 @@ def run(context: Context) -> Result:
         found, seen = search(context, name, model, drawn, pool, training)
         usual = {space: found[space, "held out"] for space in SPACES}
         flags = {space: judge(found[space, "samples"], usual[space]) for space in SPACES}
+        counting = result.counting.repeat(params["samples"])
+        counted = {space: {key: flag[counting] for key, flag in of.items()} for space, of in flags.items()}
+        images = int(result.counting.sum())
         for space, of_model in near.items():
-            of_model[f"{name}, in {SPACES[space]}"] = flags[space]["near"].reshape(len(pictures), -1).mean(axis=1)
-        entry = shares(found, flags, len(pictures), len(pool), len(seen))
+            of_model[f"{name}, in {SPACES[space]}"] = counted[space]["near"].reshape(images, -1).mean(axis=1)
+        entry = shares(_of(found, counting), counted, images, len(pool), len(seen))
         result.aggregates[name] = entry
         result.answer.append(answer(name, entry))
         describe(records, name, found, flags, seen, params["samples"], params["shown"])
@@ -197,6 +200,14 @@ def judge(samples: Found, held_out: Found) -> dict[str, np.ndarray]:
 
     near = below(samples.distance, held_out.distance)
     return {"near": near, "copy": near & below(samples.ratio, held_out.ratio)}
+
+
+def _of(found: dict[tuple[str, str], Found], chosen: np.ndarray) -> dict[tuple[str, str], Found]:
+    """What was found of the chosen samples, bool [Q], and of all held-out pictures."""
+    return {
+        (space, kind): Found(one.squares[chosen], one.places[chosen]) if kind == "samples" else one
+        for (space, kind), one in found.items()
+    }
 
 
 def shares(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import MIN_IMAGES
-from rcdm_core.probes.pictures import Picture, Pictures, choose, default_data, held_out
+from rcdm_core.probes.pictures import Pictures, choose, default_data, held_out
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
-    from rcdm_core.model import RCDM
     from rcdm_core.probes.base import Context
 
 
@@ -39,16 +39,14 @@ def data_of(context: Context) -> ImageSource | None:
 
 
 def pictures_of(context: Context, data: ImageSource | None, count: int, *, what: str | None = "picture") -> Pictures:
-    """The pictures to look at, with notes on too few for an interval and on those that have to be enlarged.
+    """The pictures to look at, with a note on too few for an interval.
 
     what: that intervals are over; None: over something else than pictures, which the probe counts itself.
     Raises RCDMError as `choose`.
     """
     pictures = choose(context.images, data, context.models, count=count)
     if what is not None:
-        pictures.notes += few(len(pictures), what)
-    if context.images:  # those of a set are what the models were trained on, or like it
-        pictures.notes += small(pictures, context.models)
+        pictures.notes += few(int(pictures.counting(context.models).sum()), what)
     return pictures
 
 
@@ -62,31 +60,17 @@ def few(n: int, what: str = "picture") -> list[str]:
     ]
 
 
-def small(pictures: Sequence[Picture], models: Sequence[RCDM]) -> list[str]:
-    """The note on pictures that are smaller than what generators or encoders take."""
-    side = max(max(model.image_size, model.encoder.image_size) for model in models)
-    found = []
-    for picture in pictures:
-        width, height = picture.open().size
-        if min(width, height) < side:
-            found.append(f"{picture.name} ({width} × {height})")
-    if not found:
-        return []
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return [
-        f"{', '.join(found[:3])}{more} {'is' if len(found) == 1 else 'are'} smaller than the {side} pixels that a "
-        "generator or encoder takes, and enlarged: what h says of sharpness and detail is of the enlargement."
-    ]
-
-
 def pool_of(context: Context, data: ImageSource | None, pictures: Pictures, count: int) -> Pictures:
-    """Held-out pictures that random pairs are made of: the first `count` of the data, or without data the pictures."""
-    if data is None or count == 0:
-        return Pictures([*pictures])
-    try:
-        found = held_out(data, context.models, count=count)
-    except RCDMError:  # every one was trained on: what was asked for is all there is
-        return Pictures([*pictures])
+    """Held-out pictures that random pairs are made of: the first `count` of the data, or without data the pictures.
+
+    Of these, all where fewer than two are held out.
+    """
+    found = Pictures([])
+    if data is not None and count:
+        with contextlib.suppress(RCDMError):  # every one was trained on: what was asked for is all there is
+            found = held_out(data, context.models, count=count)
+    if len(found) < 2:
+        found = Pictures(pictures.unseen(context.models).items)
     return found if len(found) >= 2 else Pictures([*pictures])
 
 

@@ -25,6 +25,7 @@ WORKING_SIDE = 1024  # pixels: originals that are transformed are reduced to thi
 DRAWN_SIDE = 256  # pixels: of pictures that have no size of their own, because they are drawn
 _GLANCE = 8  # pixels: enough to know that a file can be read
 _CENTRE_SIDE = 128  # pixels at which the object's centre is looked for
+_UNITS = {1: "picture", 2: "pair", 3: "triple"}  # by Pictures.each
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Picture:
     read     read(size, fit) -> uint8 [3, size, size], from the original at once, as training reads it
     is_file  whether it is one, or of a set; only then can it be known whether it was trained on
     path     of the file, if there is one
+    given    whether it was asked for by name, and not taken from a set
 
     Both functions raise UnreadableImage, or PictureGone where the picture was seen to be readable.
     """
@@ -47,6 +49,7 @@ class Picture:
     read: Callable[[int, str, str], np.ndarray]
     is_file: bool = True
     path: Path | None = None
+    given: bool = False
 
     def trained_on(self, model: RCDM) -> bool | None:
         """Whether the model was trained on it; None where that is not known."""
@@ -66,10 +69,14 @@ class Picture:
 
 @dataclass
 class Pictures(Sequence[Picture]):
-    """Pictures in order, each once, and `notes` on what was left out and why."""
+    """Pictures in order, each once, and `notes` on what was left out and why.
+
+    each: how many a number is of, which then follow each other: 2 for pairs.
+    """
 
     items: list[Picture]
     notes: list[str] = field(default_factory=list)
+    each: int = 1
 
     def __len__(self) -> int:
         return len(self.items)
@@ -79,6 +86,59 @@ class Pictures(Sequence[Picture]):
 
     def __iter__(self) -> Iterator[Picture]:
         return iter(self.items)
+
+    def trained(self, models: Sequence[RCDM]) -> np.ndarray:
+        """Which pictures (pairs, and so on: of `each`) some model was trained on, or on a part of them: bool [N]."""
+        seen = [any(picture.trained_on(model) for model in models) for picture in self.items]
+        return np.array([any(seen[i : i + self.each]) for i in range(0, len(seen), self.each)], dtype=bool)
+
+    def counting(self, models: Sequence[RCDM]) -> np.ndarray:
+        """Which of them numbers over pictures are of, bool [N]: those that no model was trained on; without any, all.
+
+        It is one choice for all models, so that they are compared on the same pictures.
+        """
+        trained = self.trained(models)
+        return np.ones_like(trained) if trained.all() else ~trained
+
+    def unseen(self, models: Sequence[RCDM]) -> Pictures:
+        """The single pictures that no model was trained on, with the notes."""
+        trained = Pictures(self.items).trained(models)
+        return Pictures([one for one, seen in zip(self.items, trained, strict=True) if not seen], [*self.notes])
+
+    def counting_note(self, models: Sequence[RCDM]) -> str:
+        """A sentence on what does not count for numbers, or that there is nothing else; empty where nothing is odd."""
+        trained = self.trained(models)
+        n, unit = len(trained), _UNITS.get(self.each, "group")
+        count = int(trained.sum())
+        part = "" if self.each == 1 else "a picture of "
+        if count == 0:
+            return ""
+        if count == n:
+            every = f"the {unit}" if n == 1 else f"every one of the {n} {unit}s"
+            return (
+                f"A model was trained on {part}{every}: all numbers here are of training pictures, whose samples may "
+                "be memory, and say little about others."
+            )
+        return (
+            f"{count} of the {n} {unit}s {'is' if count == 1 else 'are'} left out of all numbers over {unit}s, because "
+            f"a model was trained on {part}{'it' if count == 1 else 'them'}; {'it is' if count == 1 else 'they are'} "
+            "shown and recorded."
+        )
+
+    def size_note(self, models: Sequence[RCDM]) -> list[str]:
+        """The note on pictures given that are smaller than what generators or encoders take; of a set, all may be."""
+        side = max((max(model.image_size, model.encoder.image_size) for model in models), default=0)
+        found = []
+        for picture in self.items:
+            if picture.given:
+                width, height = picture.open().size
+                found += [f"{picture.name} ({width} × {height})"] if min(width, height) < side else []
+        if not found:
+            return []
+        return [
+            f"{_some(found)} {'is' if len(found) == 1 else 'are'} smaller than the {side} pixels that a generator or "
+            "encoder takes, and enlarged: what h says of sharpness and detail is of the enlargement."
+        ]
 
     def training_notes(self, names: Sequence[str], models: Sequence[RCDM]) -> list[str]:
         """A sentence for every model that was trained on some of the pictures, or may have been."""
@@ -177,7 +237,7 @@ def choose(images: Sequence[Any], data: ImageSource | None, models: Sequence[RCD
     """
     if images:
         parts = [_given(image) for image in images]
-        given = [picture for part in parts for picture in part]
+        given = [replace(picture, given=True) for part in parts for picture in part]
         unique = {picture.id: picture for picture in reversed(given)}
         items = _told_apart([picture for picture in given if unique[picture.id] is picture])
         notes = [note for part in parts for note in part.notes]

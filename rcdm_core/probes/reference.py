@@ -10,6 +10,7 @@ import numpy as np
 
 from rcdm_core.errors import UnreadableImage
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs
+from rcdm_core.metrics.distances import mean_of_pairs
 from rcdm_core.probes.pictures import Picture, Pictures, default_data, fit_of, from_source, h_of, read_arrays
 
 if TYPE_CHECKING:
@@ -41,9 +42,8 @@ class Random:
         return self.distances**2
 
     def mean(self, pairs: np.ndarray) -> float | None:
-        """The mean of one of the matrices over pairs of different pictures; None without one, or if it is 0."""
-        n = len(pairs)
-        return float(pairs.sum() / (n * (n - 1))) or None if n > 1 else None
+        """The unit of one of the matrices: its mean over pairs of different pictures; None without one, or if 0."""
+        return mean_of_pairs(pairs)
 
     def in_units(self, values: np.ndarray, pairs: np.ndarray, *, seed: int) -> Estimate:
         """The mean of `values` [images] in units of the pairs' mean, with an interval over both."""

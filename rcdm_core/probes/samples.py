@@ -25,7 +25,7 @@ from rcdm_core.report.grid import GridRow, draw_grid
 if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
-GIVEN, HELD_OUT = "given", "held out"
+GIVEN, TRAINED, HELD_OUT = "given", "given and trained on", "held out"
 MEASURES = ("distance", "floor", "spread", "unusual")
 
 
@@ -41,7 +41,8 @@ def run(context: Context) -> Result:
     check_conditional(context)
     data = data_of(context)
     pictures = pictures_of(context, data, params["count"])
-    groups = [GIVEN if context.images else HELD_OUT] * len(pictures)
+    all_trained = bool(pictures.trained(context.models).all())
+    groups = [(TRAINED if all_trained else GIVEN) if context.images else HELD_OUT] * len(pictures)
     if context.images and params["beside"] and data is not None:
         more = held_out(data, context.models, count=params["beside"], skip=[picture.id for picture in pictures])
         pictures = Pictures([*pictures, *more], [*pictures.notes, *more.notes])
@@ -83,18 +84,22 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
+    # beside held-out pictures, those given still have their own numbers where a model was trained on all of them
+    chosen = {
+        group: np.array([own == group for own in groups]) & (result.counting | (group == TRAINED))
+        for group in dict.fromkeys(groups)
+    }
     for name, reference in zip(context.names, references, strict=True):
         result.aggregates[name] = {
             "random_pair_distance": reference.mean(reference.distances),
             "pool": len(pool),
             "groups": {
-                group: _aggregate(values[name], np.array([g == group for g in groups]), reference, context.seed)
-                for group in dict.fromkeys(groups)
+                group: _aggregate(values[name], part, reference, context.seed) for group, part in chosen.items()
             },
         }
         result.answer += [answer(name, g, entry) for g, entry in result.aggregates[name]["groups"].items()]
     scaled = {
-        name: np.array(values[name]["distance"]) / (reference.mean(reference.distances) or np.nan)
+        name: np.array(values[name]["distance"])[result.counting] / (reference.mean(reference.distances) or np.nan)
         for name, reference in zip(context.names, references, strict=True)
     }
     found = compare(scaled, seed=context.seed)

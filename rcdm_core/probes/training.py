@@ -13,14 +13,13 @@ from itertools import pairwise
 from typing import Any
 
 from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.paired import SURE
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.retention import PROBE as RETENTION
 from rcdm_core.probes.retention import compare, measured
-from rcdm_core.probes.wording import said
+from rcdm_core.probes.wording import LEAST, said
 from rcdm_core.provider import Option
 
-LEVEL = 0.05  # of the tests, after Holm's correction
-LEAST = 0.05  # retention: a smaller move can be beyond chance and still be nothing
 MEASURES = {"rendered": "rendered", "decodable": "decodable"}
 
 
@@ -109,7 +108,7 @@ def _of(moves: Sequence[dict[str, Any]], what: str) -> list[dict[str, Any]]:
 
 
 def _moved(move: dict[str, Any]) -> bool:
-    return bool(move["p_holm"] < LEVEL and abs(move["difference"]["value"]) >= LEAST)
+    return bool(move["p_holm"] < SURE and abs(move["difference"]["value"]) >= LEAST)
 
 
 def trend(first: str, last: str, moves: Sequence[dict[str, Any]], what: str) -> str:

@@ -87,8 +87,9 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
+    counted = {name: np.array(result.counted(values)) for name, values in means.items()}
     for name, reference in zip(context.names, references, strict=True):
-        of_model = np.array(means[name])
+        of_model = counted[name]
         relative = reference.in_units(of_model, reference.pixels, seed=context.seed)
         result.aggregates[name] = {
             "random_variance": reference.mean(reference.pixels),
@@ -98,7 +99,7 @@ def run(context: Context) -> Result:
         }
         result.answer.append(answer(name, result.aggregates[name]))
     units = {n: r.mean(r.pixels) or np.nan for n, r in zip(context.names, references, strict=True)}
-    found = compare({name: np.array(means[name]) / units[name] for name in context.names}, seed=context.seed)
+    found = compare({name: values / units[name] for name, values in counted.items()}, seed=context.seed)
     result.aggregates["differences"] = [difference.as_json() for difference in found]
     write_report(result, context, rows, found, scale)
     return result

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from rcdm_core.metrics.paired import MIN_PAIRS, SURE
+from rcdm_core.probes.verdicts import listed
+
+LEAST = 0.05  # a smaller difference, on a scale where 1 is all, can be beyond chance and still be nothing
 
 
 def said(estimate: Mapping[str, Any], digits: int = 2) -> str:
@@ -27,3 +32,28 @@ def percent(estimate: Mapping[str, Any]) -> str:
     if value is None:
         return "–"
     return f"{value:.0%}" if low is None or high is None else f"{value:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def differing(
+    compared: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], str], *, most: int, by: str = ""
+) -> list[str]:
+    """How many differences between models are beyond chance, and which: a sentence, or none where there are none.
+
+    compared: as in result.json. of(difference) -> what it is of. most: that are told, the largest of those of LEAST
+    or more. by: what found them.
+    """
+    if not compared:
+        return []
+    tested = [one for one in compared if one["p_holm"] is not None]
+    if not tested:
+        return [f"Whether the models differ beyond chance is not tested{by}: that takes {MIN_PAIRS} pictures."]
+    beyond = [one for one in tested if one["p_holm"] < SURE and one["difference"]["value"] is not None]
+    text = f"Between the models {len(beyond)} of {len(tested)} differences are beyond chance{by}"
+    large = [one for one in beyond if abs(one["difference"]["value"]) >= LEAST]
+    if small := len(beyond) - len(large):
+        text += f" ({small} of these smaller than {LEAST:g})"
+    if not large:
+        return [f"{text}."]
+    large.sort(key=lambda one: -abs(one["difference"]["value"]))
+    told = [f"{of(one)} ({one['first']} less {one['second']}: {said(one['difference'])})" for one in large[:most]]
+    return [f"{text}{', the largest in' if len(large) > most else ':'} {listed(told)}."]

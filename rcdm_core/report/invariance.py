@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,13 @@ from rcdm_core.metrics.attributes import ATTRIBUTES
 from rcdm_core.probes import verdicts
 from rcdm_core.report.grid import GridRow, draw_grid, strip
 from rcdm_core.report.html import cell_height, number, write_page
+from rcdm_core.report.page import differences
 
 if TYPE_CHECKING:
+    from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
-    from rcdm_core.probes.invariance import Block
+    from rcdm_core.probes.invariance_compare import Compared
+    from rcdm_core.probes.invariance_look import Block
     from rcdm_core.probes.transforms import Transform
 
 SHOWN = 12  # pictures in the page; all are in result.json and as PNG files
@@ -55,8 +59,19 @@ def _lines(entry: dict[str, Any], row: Transform) -> list[str]:
     return lines[:5]
 
 
-def write_report(result: Result, context: Context, rows: Sequence[Transform], found: Sequence[Sequence[Block]]) -> Path:
-    """report.html: the answer, the table of verdicts, the pictures, every number, how it was computed."""
+def write_report(
+    result: Result,
+    context: Context,
+    rows: Sequence[Transform],
+    found: Sequence[Sequence[Block]],
+    models: Sequence[Compared],
+    transforms: Mapping[str, Sequence[Difference]],
+) -> Path:
+    """report.html: the answer, the verdicts, the pictures, every number, what differs, how it was computed.
+
+    models: what was compared between them. transforms: model -> what was compared between transforms.
+    """
+    from rcdm_core.probes.invariance_compare import labelled
     from rcdm_core.report.html import data_uri
 
     pictures = []
@@ -89,4 +104,9 @@ def write_report(result: Result, context: Context, rows: Sequence[Transform], fo
         unfolded=OPEN,
         attributes=attributes,
         rules=verdicts,
+        told_apart=sum(one.beyond_chance for of in transforms.values() for one in of),
+        compared=differences(labelled(models), ""),
+        by_transform=differences(
+            [replace(one, first=f"{name}: {one.first}") for name, of in transforms.items() for one in of], ""
+        ),
     )

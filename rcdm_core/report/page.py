@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcdm_core.metrics.paired import MIN_PAIRS
 from rcdm_core.report.grid import GridRow, Legend
 from rcdm_core.report.html import cell_height, write_page
 
@@ -108,6 +109,8 @@ def differences(found: Sequence[Difference], what: str, *, over: str = "pictures
     if not rows:
         return []
     note = f"p: of the mean, by flipping signs of {over}, two-sided; corrected: Holm's, for the number of rows."
+    if any(d.p is None for d in found):
+        note += f" –: fewer than {MIN_PAIRS} {over} are too few for a test."
     title = f"Models against each other: {what}" if what else "Models against each other"
     return [Table(title, ["", "difference", "p", "corrected", over], rows, note, 3)]
 
