@@ -62,7 +62,7 @@ def test_few_images_are_made_up_for() -> None:
     draws = rng.multinomial(10, np.full(10, 0.1), size=1000) @ values.T / 10  # the same resamples for all of them
     plain = np.quantile(draws, [0.025, 0.975], axis=0)
     wide = np.array([interval(column, 10) for column in draws.T]).T
-    held, expanded = (float(np.mean((low <= 0) & (0 <= high))) for low, high in (plain, wide))
+    held, expanded = (float(np.mean((low <= 0) & (high >= 0))) for low, high in (plain, wide))
     assert held < 0.92 and 0.935 <= expanded <= 0.965
     assert np.diff(wide, axis=0).mean() == pytest.approx(
         np.mean(2 * stats.t.ppf(0.975, 9) * values.std(axis=1, ddof=1) / math.sqrt(10)), rel=0.02

@@ -106,18 +106,10 @@ def distances(
     return found[: len(sets)], found[len(sets) :]
 
 
-def over_images(
-    statistic: Callable[[np.ndarray], float], n: int, *, seed: int, resamples: int = RESAMPLES, halves: bool = False
-) -> Resampled:
-    """statistic(rows) of all n pictures and of resamples of them.
-
-    halves: of halves, drawn without replacement, whose spread is that of the whole: for what a picture that occurs
-    twice would upset, as it does any nearest neighbour.
-    """
+def over_images(statistic: Callable[[np.ndarray], float], n: int, *, seed: int, resamples: int) -> Resampled:
+    """statistic(rows) of all n pictures and of resamples of them."""
     rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(resamples if n >= MIN_IMAGES else 0):
-        draws.append(statistic(rng.permutation(n)[: n // 2] if halves else rng.integers(0, n, n)))
+    draws = [statistic(rng.integers(0, n, n)) for _ in range(resamples if n >= MIN_IMAGES else 0)]
     return Resampled(statistic(np.arange(n)), np.array(draws), n)
 
 
