@@ -8,7 +8,7 @@ and nothing has to be rejected. Spoiled versions fail in one known way each.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +17,18 @@ import torch
 from fake_rcdm import FakeRCDM
 from rcdm_plugin_shapes import FORGETS, PARTS, kept_parts
 
-from rcdm_core.data.shapes import POSITIONS, SHAPES, SIZES, Factors, render_batch
+from rcdm_core.data.shapes import (
+    BACKGROUND_SATURATION,
+    BACKGROUND_VALUE,
+    OBJECT_SATURATION,
+    OBJECT_VALUE,
+    POSITIONS,
+    SHAPES,
+    SIZES,
+    Factors,
+    hsv_to_rgb,
+    render_batch,
+)
 from rcdm_core.encoder import fingerprint, load_encoder, resize_for_encoder
 from rcdm_core.randomness import generator
 
@@ -33,6 +44,12 @@ FACTORS_OF = {
     "position": ("x", "y"),
     "shape": ("shape",),
     "rotation": ("rotation",),
+}
+RANGES = {"object_hue": (0.0, 1.0), "background_hue": (0.0, 1.0), "size": SIZES, "x": POSITIONS, "y": POSITIONS}
+RANGES["rotation"] = (0.0, 1.0)
+LIGHT = {
+    "object color": (OBJECT_SATURATION, OBJECT_VALUE),
+    "background color": (BACKGROUND_SATURATION, BACKGROUND_VALUE),
 }
 
 
@@ -50,7 +67,7 @@ def read_factors(h: np.ndarray, parts: Sequence[str]) -> dict[str, Any]:
     for part in parts:
         values = h[start : start + PARTS[part]].astype(float)
         start += PARTS[part]
-        if part in ("background color", "object color"):
+        if part in LIGHT:
             told[f"{part.split()[0]}_hue"] = colorsys.rgb_to_hsv(*np.clip(values, 0, 1))[0]
         elif part == "size":
             told["size"] = values[0]
@@ -68,6 +85,8 @@ class ExactRCDM(FakeRCDM):
 
     coded: h has the eighths of the range of x and y in another order: it holds them, but no straight line finds them.
     constant: every picture has the same h.
+    coarse: kept hue, size, x or y -> into how many equal parts its range is cut: h tells in which of them it is (it
+    holds the middle), and nothing more. One part: it is forgotten.
     """
 
     def __init__(
@@ -79,10 +98,12 @@ class ExactRCDM(FakeRCDM):
         trained: Sequence[str] = (),
         coded: bool = False,
         constant: bool = False,
+        coarse: Mapping[str, int] | None = None,
     ) -> None:
         assert spoiled is None or spoiled in SPOILED
         super().__init__(name or f"{oracle}{f' {spoiled}' if spoiled else ''}", trained=trained)
         self.parts, self.spoiled, self.coded, self.constant = kept_parts(oracle), spoiled, coded, constant
+        self.coarse = dict(coarse or {})
         self.encoder = load_encoder(oracle)
         self.fingerprint = fingerprint(self.encoder)
         self.h_dim = self.encoder.dim
@@ -105,7 +126,28 @@ class ExactRCDM(FakeRCDM):
             h = self.encoder(resize_for_encoder(images.float(), SIZE))
         if self.constant:
             return torch.zeros_like(h)
-        return self._shuffled(h, ORDER) if self.coded else h
+        return self._shuffled(h, ORDER) if self.coded else self._rounded(h)
+
+    def _part(self, factor: str, value: float) -> tuple[float, float]:
+        """Where the part of the range that a value is in begins, and how wide it is."""
+        low, high = RANGES[factor]
+        width = (high - low) / self.coarse[factor]
+        return low + width * min(max(int((value - low) / width), 0), self.coarse[factor] - 1), width
+
+    def _rounded(self, h: torch.Tensor) -> torch.Tensor:
+        """h with middles in the place of what is coarse."""
+        h = h.clone()
+        told = [read_factors(row, self.parts) for row in h.numpy()] if self.coarse else []
+        for factor in self.coarse:
+            middles = [sum(self._part(factor, one[factor]) * np.array([1, 0.5])) for one in told]
+            (part,) = (name for name, factors in FACTORS_OF.items() if factor in factors)
+            place = sum(PARTS[name] for name in self.parts[: self.parts.index(part)])
+            if part in LIGHT:
+                colours = hsv_to_rgb(np.array(middles), *LIGHT[part])
+                h[:, place : place + 3] = torch.from_numpy(colours).to(h)
+            else:
+                h[:, place + FACTORS_OF[part].index(factor)] = torch.tensor(middles).to(h)
+        return h
 
     def _shuffled(self, h: torch.Tensor, order: np.ndarray) -> torch.Tensor:
         place = sum(PARTS[part] for part in self.parts[: self.parts.index("position")])
@@ -130,9 +172,10 @@ class ExactRCDM(FakeRCDM):
         names = ["shared"] * len(h) if streams is None else list(streams)
         rngs = [generator(seed, name, k) for name in names for k in range(n)]
         told = [{} if self.constant else read_factors(row, self.parts) for row in plain.numpy() for _ in range(n)]
-        pictures = render_batch([self._factors(rng, one) for rng, one in zip(rngs, told, strict=True)], SIZE) / 255
+        factors = [self._factors(rng, one) for rng, one in zip(rngs, told, strict=True)]
+        pictures = render_batch(factors, self.image_size) / 255
         if self.spoiled == "noisy":
-            pictures += 0.12 * np.stack([rng.standard_normal((3, SIZE, SIZE)) for rng in rngs])
+            pictures += 0.12 * np.stack([rng.standard_normal(pictures.shape[1:]) for rng in rngs])
         if self.spoiled == "gray":
             pictures = np.repeat(pictures.mean(axis=1, keepdims=True), 3, axis=1)
         if progress is not None:
@@ -148,6 +191,9 @@ class ExactRCDM(FakeRCDM):
             middle |= {"x": sum(POSITIONS) / 2, "y": sum(POSITIONS) / 2}
             drawn |= {key: value + (drawn[key] - value) / 2 for key, value in middle.items()}
         if self.spoiled != "deaf":
+            for factor in self.coarse:  # anywhere in the part that h tells
+                (low, high), (start, width) = RANGES[factor], self._part(factor, told[factor])
+                told = told | {factor: start + (drawn[factor] - low) / (high - low) * width}
             drawn |= told
         if self.spoiled == "exaggerating":  # places at the edge on that side, as a generator that draws the likeliest
             drawn |= {key: POSITIONS[int(drawn[key] > sum(POSITIONS) / 2)] for key in ("x", "y")}

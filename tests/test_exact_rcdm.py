@@ -5,23 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from exact_rcdm import ExactRCDM, read_factors
+from exact_rcdm import RANGES, ExactRCDM, read_factors
 from rcdm_plugin_shapes import FORGETS, PARTS
 from scipy import stats
 
-from rcdm_core.data.shapes import POSITIONS, SHAPES, SIZES, Shapes
+from rcdm_core.data.shapes import SHAPES, Shapes
 from rcdm_core.encoder import load_encoder
 
 DATA = Shapes(60, seed=21)
 PICTURES = torch.from_numpy(DATA.get_batch(range(60), 32)).float() / 255
-RANGES = {
-    "object_hue": (0, 1),
-    "background_hue": (0, 1),
-    "size": SIZES,
-    "x": POSITIONS,
-    "y": POSITIONS,
-    "rotation": (0, 1),
-}
 
 
 @pytest.mark.parametrize("oracle", list(FORGETS))
@@ -81,3 +73,23 @@ def test_a_code_is_undone_and_nothing_linear_finds_the_position_in_it() -> None:
     )
     place = [model.encode(PICTURES)[:, 7].numpy() for model in (plain, coded)]
     assert abs(np.corrcoef(*place)[0, 1]) < 0.35
+
+
+def test_a_coarse_h_tells_in_which_part_a_factor_is_and_samples_are_anywhere_in_it() -> None:
+    coarse = {"background_hue": 2, "object_hue": 1, "size": 3, "x": 4}
+    model = ExactRCDM(coarse=coarse)
+    h = model.encode(PICTURES)
+    samples = model.sample(h, 4, streams=DATA.ids).flatten(0, 1)
+    with torch.no_grad():
+        seen = load_encoder("shapes-all")(samples).numpy()
+    told = [read_factors(row, tuple(PARTS)) for row in seen]
+    for factor, parts in coarse.items():
+        low, high = RANGES[factor]
+        assert len(np.unique([round(read_factors(row, model.parts)[factor], 4) for row in h.numpy()])) == parts
+        own = np.array([getattr(DATA.factors(i), factor) for i in range(60) for _ in range(4)])
+        places = [(values - low) / (high - low) * parts for values in (own, np.array([one[factor] for one in told]))]
+        inside = places[1] - np.floor(places[0])
+        assert np.mean((inside > -0.05) & (inside < 1.05)) > 0.98, factor  # but for what is read wrong at an edge
+        assert stats.kstest(np.clip(inside, 0, 1), "uniform").pvalue > 0.01, factor
+    y = np.array([[DATA.factors(i).y] * 4 for i in range(60)]).ravel()
+    assert np.allclose([one["y"] for one in told], y, atol=0.01)  # what is not coarse is told as it is

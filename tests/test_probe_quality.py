@@ -47,7 +47,8 @@ def test_an_exact_sampler_is_as_good_as_real_pictures_and_spoiled_ones_are_not(r
     assert constant["samples"]["low"] > 0.5 and exact["real"] == constant["real"]
     found = {(d["first"], d["second"]): d for d in result.aggregates["differences"]}
     name = "shapes-no-color"
-    assert found[name, f"{name} gray"]["difference"]["high"] < 0
+    distance = "Fréchet distance"
+    assert found[f"{name}, {distance}", f"{name} gray, {distance}"]["difference"]["high"] < 0
     assert all(d["p_holm"] < 0.05 for d in found.values()) and len(found) == 3
 
 
@@ -66,7 +67,7 @@ def test_the_own_space_and_the_unconditional_drawing(tmp_path: Path) -> None:
     model = FakeRCDM("exact", trained=TRAINED)
     found = run([model], tmp_path, count=40, drawing="unconditional", std=0.002, shown=0)
     entry = found.aggregates["exact"]
-    assert entry["space"] == "fake" and entry["dim"] == 9 and "differences" not in found.aggregates
+    assert entry["space"] == "fake" and entry["dim"] == 9 and found.aggregates["differences"] == []
     assert entry["relative"]["samples"]["high"] < 1 and found.files == ["report.html"]
     spread = run([model], tmp_path, count=40, drawing="unconditional", std=0.3, shown=0)
     assert spread.aggregates["exact"]["relative"]["samples"]["value"] > entry["relative"]["samples"]["value"]
@@ -99,6 +100,54 @@ def test_fidelity_through_the_probe(weights: Path, tmp_path: Path) -> None:
     assert f"--inception {weights}" in found.provenance["command"]
     assert "FID " in found.answer[0] and "recall" in (tmp_path / "report.html").read_text()
     assert not any("Inception's weights" in note for note in found.notes)
+
+
+class Glance:
+    """In Inception's place: the colours of a few pixels as features, and which colour the middle has as logits."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def look(self, pictures: np.ndarray) -> fidelity.Seen:
+        small = pictures[:, :, 3::8, 3::8].astype(np.float32) / 255
+        colours = (small - small.mean(axis=1, keepdims=True)).reshape(len(pictures), -1)
+        return fidelity.Seen(8 * colours, 8 * pictures[:, :, 14:18, 14:18].mean(axis=(2, 3)).astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("space", ["", "shapes-all"])
+def test_every_measure_is_compared_between_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: str) -> None:
+    """Samples of one encoder's h with and without colours, the first ones once more, and those of another encoder's."""
+    monkeypatch.setattr(fidelity, "Inception", Glance)
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"-")
+    models = [
+        ExactRCDM("shapes-no-color", trained=TRAINED, name="exact"),
+        ExactRCDM("shapes-no-color", trained=TRAINED, name="again"),
+        ExactRCDM("shapes-no-color", trained=TRAINED, name="gray", spoiled="gray"),
+        ExactRCDM("shapes-no-shape", trained=TRAINED, name="other"),
+    ]
+    found = run(models, tmp_path / "out", count=60, inception=str(weights), shown=0, space=space)
+    compared = {(d["first"], d["second"]): d for d in found.aggregates["differences"]}
+    titles = list(fidelity.MEASURES.values())
+    for title in (*titles, "Fréchet distance"):
+        same = compared[f"exact, {title}", f"again, {title}"]
+        assert same["difference"]["value"] == 0 == same["difference"]["low"] and same["p"] == same["p_holm"] == 1
+    # the encoder's own space is blind to colours
+    for title in ("FID", "KID", "recall", *(["Fréchet distance"] if space else [])):
+        apart = compared[f"exact, {title}", f"gray, {title}"]
+        worse = apart["difference"]["low"] > 0 if title == "recall" else apart["difference"]["high"] < 0
+        assert worse and apart["p"] <= apart["p_holm"] < 0.05, (title, apart)
+        entry = [found.aggregates[name] for name in ("exact", "gray")]
+        values = [
+            one["relative"]["samples"] if "Fr" in title else one["fidelity"][title.lower()]["samples"] for one in entry
+        ]
+        assert apart["difference"]["value"] == pytest.approx(values[0]["value"] - values[1]["value"])
+    # in the encoders' own spaces a distance says nothing about one in another
+    assert ("exact, Fréchet distance", "other, Fréchet distance") in compared or not space
+    assert len(compared) == 6 * len(titles) + (6 if space else 3)
+    assert any("are not compared; with --space" in note for note in found.notes) is not bool(space)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Models against each other" in page and "exact, KID less gray, KID" in page
 
 
 def test_measures_are_torch_fidelitys() -> None:

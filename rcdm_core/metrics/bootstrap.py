@@ -19,7 +19,7 @@ LEVEL = 0.95
 RESAMPLES = 2000
 MIN_IMAGES = 5  # a percentile of resamples of fewer images says nothing
 _BLOCK = 1 << 22  # resampled counts held at a time
-_OTHER_STREAM = 104729  # added to the seed where two things are resampled independently
+OTHER_STREAM = 104729  # added to the seed where two things are resampled independently
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,27 @@ def _finite(x: float | None) -> float | None:
     return float(x) if x is not None and math.isfinite(x) else None
 
 
-def _resampled_counts(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resampled_counts(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Blocks [r, n] of how often each of n images was drawn; `resamples` rows in all."""
     rng = np.random.default_rng(seed)
     rows = max(1, _BLOCK // n)
     for start in range(0, resamples, rows):
         yield rng.multinomial(n, np.full(n, 1.0 / n), size=min(rows, resamples - start)).astype(np.float64)
+
+
+def interval(draws: np.ndarray, n: int, *, level: float = LEVEL) -> tuple[float, float]:
+    """The bootstrap's expanded percentile interval, of a number's resamples [R] over n images.
+
+    Plain percentiles are too narrow for few images, because resamples vary by n - 1 over n of what they should, and as
+    a normal distribution does, not Student's: of 20 images they hold the truth in 91 to 94 of 100 experiments. Here the
+    tails are cut where both are made up for (Hesterberg, What Teachers Should Know About the Bootstrap, 2015). From 50
+    images on it makes hardly a difference.
+    """
+    from scipy.special import ndtr, stdtrit
+
+    tail = float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, (1 - level) / 2)))
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def bootstrap_ratio(
@@ -71,7 +86,7 @@ def bootstrap_ratio(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Estimate:
-    """sum(numerator) / sum(denominator) over images [n], with the percentile bootstrap's interval.
+    """sum(numerator) / sum(denominator) over images [n], with the bootstrap's interval.
 
     Images in which either is NaN are left out. Fewer than MIN_IMAGES images: no interval. No image, or a denominator
     that sums to zero: the value is NaN.
@@ -98,7 +113,7 @@ def bootstrap_sums(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Estimate:
-    """What `statistic` makes of the sums of parts [n, q] over images, with the percentile bootstrap's interval.
+    """What `statistic` makes of the sums of parts [n, q] over images, with the bootstrap's interval.
 
     statistic: sums [r, q] -> [r], NaN where it is not defined; resamples in which it is not are left out. Images, and
     too few of them, as for `bootstrap_ratio`.
@@ -113,14 +128,12 @@ def bootstrap_sums(
     value = float(statistic(parts.sum(axis=0)[None])[0]) if n else math.nan
     if n < MIN_IMAGES or not math.isfinite(value):
         return Estimate(value, None, None, n, level)
-    draws = np.concatenate([statistic(counts @ parts) for counts in _resampled_counts(n, resamples, seed)])
-    tail = (1 - level) / 2
-    low, high = np.quantile(draws[np.isfinite(draws)], [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), n, level)
+    draws = np.concatenate([statistic(counts @ parts) for counts in resampled_counts(n, resamples, seed)])
+    return Estimate(value, *interval(draws[np.isfinite(draws)], n, level=level), n, level)
 
 
 def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Estimate:
-    """The mean over images [n] with the percentile bootstrap's interval; NaN entries are left out."""
+    """The mean over images [n] with the bootstrap's interval; NaN entries are left out."""
     values = np.asarray(values, dtype=np.float64)
     return bootstrap_ratio(values, np.ones_like(values), seed=seed, resamples=resamples, level=level)
 
@@ -152,17 +165,15 @@ def bootstrap_over_pairs(
     value = float(values.mean() / unit)
     if n < MIN_IMAGES or size < MIN_IMAGES:
         return Estimate(value, None, None, n, level)
-    tops = np.concatenate([counts @ values / n for counts in _resampled_counts(n, resamples, seed)])
+    tops = np.concatenate([counts @ values / n for counts in resampled_counts(n, resamples, seed)])
     off_diagonal = pairs.copy()
     np.fill_diagonal(off_diagonal, 0.0)
     units = []
-    for counts in _resampled_counts(size, resamples, seed + _OTHER_STREAM):
+    for counts in resampled_counts(size, resamples, seed + OTHER_STREAM):
         total = ((counts @ off_diagonal) * counts).sum(axis=1)
         units.append(total / np.maximum(size**2 - (counts**2).sum(axis=1), 1))  # a picture drawn twice is no pair
     bottom = np.concatenate(units)
-    tail = (1 - level) / 2
-    low, high = np.quantile(tops[bottom > 0] / bottom[bottom > 0], [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), n, level)
+    return Estimate(value, *interval(tops[bottom > 0] / bottom[bottom > 0], n, level=level), n, level)
 
 
 def wilson(successes: float, n: int, *, level: float = LEVEL) -> Estimate:

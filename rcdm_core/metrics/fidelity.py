@@ -1,7 +1,7 @@
 """FID, IS, KID, precision and recall, by torch-fidelity: its Inception network, its definitions (table 1a).
 
-Fréchet distances of the network's features are `frechet`'s, which gives torch-fidelity's numbers in a fraction of the
-time where the pictures are fewer than the 2048 dimensions.
+Fréchet distances of the network's features are `frechet`'s, and the measures by kernels and neighbours those of
+`halves`: they give torch-fidelity's numbers, with an interval in a fraction of the time that many calls of it take.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from rcdm_core.errors import RCDMError, first_line
 from rcdm_core.metrics.frechet import Resampled, distances, over_images
+from rcdm_core.metrics.halves import kernel_distances, members, precision_recall
 from rcdm_core.provider import WeightsInfo
 from rcdm_core.weights_cache import cache_path
 
@@ -24,7 +25,6 @@ _INFO = WeightsInfo(url=URL, own_name=True)
 _EXTRACTOR, _FEATURES, _LOGITS = "inception-v3-compat", "2048", "logits_unbiased"
 _BATCH = 32
 _SPLITS, _SPLIT = 10, 50  # of the inception score: ten, of at least so many pictures
-_SUBSET = 1000  # pictures that the kernel distance takes at a time
 NEIGHBOURHOOD = 3  # whose radius is a picture's ball in precision and recall
 _RESAMPLES = 100
 MEASURES = {
@@ -104,39 +104,39 @@ class Inception:
 
 
 def measure(sets: Sequence[Seen], reference: Seen, *, seed: int) -> list[dict[str, Resampled]]:
-    """The five measures of each set of n pictures against the n of the reference, by the names of `MEASURES`."""
-    apart, _ = distances([one.features for one in sets], reference.features, seed=seed)
-    return [{"fid": fid, **_others(one, reference, seed)} for fid, one in zip(apart, sets, strict=True)]
+    """The five measures of each set of n pictures against the n of the reference, by the names of `MEASURES`.
+
+    Two calls with one seed and n resample the same pictures.
+    """
+    features = [one.features for one in sets]
+    apart, _ = distances(features, reference.features, seed=seed)
+    chosen = members(len(reference.features), seed=seed)
+    kernel = kernel_distances(features, reference.features, chosen)
+    covered = precision_recall(features, reference.features, chosen, neighbours=NEIGHBOURHOOD)
+    return [
+        {
+            "fid": fid,
+            "is": _score(one, seed),
+            **{key: Resampled(float(row[0]), row[1:], len(one.features)) for key, row in of_halves.items()},
+        }
+        for one, fid, of_halves in zip(
+            sets,
+            apart,
+            ({"kid": k, "precision": p, "recall": r} for k, (p, r) in zip(kernel, covered, strict=True)),
+            strict=True,
+        )
+    ]
 
 
-def _others(one: Seen, reference: Seen, seed: int) -> dict[str, Resampled]:
+def _score(one: Seen, seed: int) -> Resampled:
     import torch
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
-    from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
-    n = len(one.features)
-    features, logits, real = (torch.from_numpy(x) for x in (one.features, one.logits, reference.features))
+    n = len(one.logits)
+    logits = torch.from_numpy(one.logits)
     splits = max(1, min(_SPLITS, n // _SPLIT))
 
     def score(rows: np.ndarray) -> float:
         return float(isc_features_to_metric(logits[rows], splits)[KEY_METRIC_ISC_MEAN])
 
-    def kernel(rows: np.ndarray) -> float:
-        size = min(_SUBSET, len(rows))
-        settings = {"kid_subset_size": size, "kid_subsets": 1 if size == len(rows) else 100, "verbose": False}
-        return float(kid_features_to_metric(features[rows], real[rows], **settings)[KEY_METRIC_KID_MEAN])
-
-    def covered(key: str) -> Resampled:
-        def share(rows: np.ndarray) -> float:
-            settings = {"prc_neighborhood": min(NEIGHBOURHOOD, len(rows) - 1), "verbose": False}
-            return float(prc_features_to_metric(features[rows], real[rows], **settings)[key])
-
-        return over_images(share, n, seed=seed, resamples=_RESAMPLES, halves=True)
-
-    return {
-        "is": over_images(score, n, seed=seed, resamples=_RESAMPLES),
-        "kid": over_images(kernel, n, seed=seed, resamples=_RESAMPLES, halves=True),
-        "precision": covered(KEY_METRIC_PRECISION),
-        "recall": covered(KEY_METRIC_RECALL),
-    }
+    return over_images(score, n, seed=seed, resamples=_RESAMPLES)

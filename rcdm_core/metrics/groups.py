@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rcdm_core.metrics.bootstrap import MIN_IMAGES, RESAMPLES, Estimate
+from rcdm_core.metrics.bootstrap import MIN_IMAGES, RESAMPLES, Estimate, interval
 from rcdm_core.metrics.paired import Difference
 
 MIN_GROUP = 4  # with fewer pictures in each group the test of Mann and Whitney cannot reach 0.05
@@ -26,7 +26,7 @@ def compare_groups(names: tuple[str, str], first: np.ndarray, second: np.ndarray
     if n >= MIN_IMAGES:
         rng = np.random.default_rng(seed)
         means = [values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1) for values in groups]
-        low, high = map(float, np.quantile(means[0] - means[1], [0.025, 0.975]))
+        low, high = interval(means[0] - means[1], n)
     if n >= MIN_GROUP:
         from scipy.stats import mannwhitneyu
 

@@ -8,7 +8,7 @@ are at hand.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics import fidelity
 from rcdm_core.metrics.frechet import Resampled, distances
-from rcdm_core.metrics.paired import holm
+from rcdm_core.metrics.paired import Difference, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import BLOCK, draw
 from rcdm_core.probes.kernel_density import PARAMETERS, density, stream
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CONDITIONAL, UNCONDITIONAL = "conditional", "unconditional"
 MANY = 10_000  # pictures that table 1a takes; with fewer the bias is worth a note
 SETS = ("samples", "real", "reference")
+FRECHET = "Fréchet distance"
 
 
 def run(context: Context) -> Result:
@@ -57,31 +58,40 @@ def run(context: Context) -> Result:
     )
     result.notes += _notes(context, len(first), weights is not None)
 
-    looked: dict[str, dict[str, Resampled]] = {}
+    looked: list[dict[str, Resampled]] = []  # of each model's samples, by what the measure is called
     rows: list[dict[str, np.ndarray]] = []
     for m, (name, model) in enumerate(zip(context.names, context.models, strict=True)):
         sets = _sets(context, m, first, second, data)
         space, h = _encoded(context, name, model, sets)
         (samples, real), relative = distances([h["samples"], h["real"]], h["reference"], seed=context.seed)
-        looked[name] = {"samples": relative[0], "real": relative[1], "excess": relative[0].less(relative[1])}
+        of_set = {"samples": relative[0], "real": relative[1], "excess": relative[0].less(relative[1])}
+        measures = None if weights is None else _fidelity(context, name, model, weights, sets)
+        looked.append({FRECHET: relative[0]})
         result.aggregates[name] = {
             "drawn": len(first),
             "reference": len(second),
             "space": space,
             "dim": h["samples"].shape[1],
             "frechet": {"samples": samples.estimate().as_json(), "real": real.estimate().as_json()},
-            "relative": {key: value.estimate().as_json() for key, value in looked[name].items()},
-            "fidelity": None if weights is None else _fidelity(context, name, model, weights, sets),
+            "relative": {key: value.estimate().as_json() for key, value in of_set.items()},
+            "fidelity": None,
         }
+        if measures is not None:
+            looked[-1] |= {title: measures["samples"][key] for key, title in fidelity.MEASURES.items()}
+            result.aggregates[name]["fidelity"] = {
+                key: {of: found[key].estimate().as_json() for of, found in measures.items()}
+                for key in fidelity.MEASURES
+            }
         result.answer.append(answer(name, result.aggregates[name]))
         rows.append({key: sets[key][: params["shown"]] for key in ("samples", "reference")})
         result.save()  # what is done stays, whatever happens to the next model
-    if params["space"]:
-        result.aggregates["differences"] = differences(looked)
+    differences = compare(context, looked)
+    result.aggregates["differences"] = [difference.as_json() for difference in differences]
+    result.notes += not_compared(context)
     result.images = [{"name": picture.name, "content_id": picture.id} for picture in first]
     if params["shown"]:
         draw_rows(result.add_file("quality.png"), context.names, rows)
-    write_report(result, context, rows)
+    write_report(result, context, rows, differences)
     return result
 
 
@@ -169,8 +179,8 @@ def _encoded(
 
 def _fidelity(
     context: Context, name: str, model: RCDM, weights: Any, sets: dict[str, np.ndarray]
-) -> dict[str, dict[str, Any]]:
-    """torch-fidelity's measures: by name, of the samples and of the real pictures."""
+) -> dict[str, dict[str, Resampled]]:
+    """torch-fidelity's measures, by name, of the samples and of the real pictures."""
     network = fidelity.Inception(weights, model.device)
     context.progress.start(sum(map(len, sets.values())), f"{name}: Inception", unit="picture")
     seen: dict[str, fidelity.Seen] = {}
@@ -179,27 +189,40 @@ def _fidelity(
         context.progress.update(len(pictures))
     context.progress.finish()
     samples, real = fidelity.measure([seen["samples"], seen["real"]], seen["reference"], seed=context.seed)
-    return {
-        key: {"samples": samples[key].estimate().as_json(), "real": real[key].estimate().as_json()}
-        for key in fidelity.MEASURES
-    }
+    return {"samples": samples, "real": real}
 
 
-def differences(looked: dict[str, dict[str, Resampled]]) -> list[dict[str, Any]]:
-    """Every two models in one space: the difference of their relative distances, p, and p after Holm."""
-    pairs = list(combinations(looked, 2))
-    found = [looked[one]["samples"].less(looked[other]["samples"]) for one, other in pairs]
-    left = iter(holm([p for p in (apart.p() for apart in found) if p is not None]))
+def compare(context: Context, looked: Sequence[Mapping[str, Resampled]]) -> list[Difference]:
+    """Every two models in every measure that both have, from resamples of the same pictures; Holm's over all.
+
+    Fréchet distances, which are relative, only where they are in one space.
+    """
+    found = []
+    for i, j in combinations(range(len(looked)), 2):
+        for title in looked[i]:
+            if title == FRECHET and not _one_space(context, i, j):
+                continue
+            apart = looked[i][title].less(looked[j][title])
+            first, second = (f"{context.names[k]}, {title}" for k in (i, j))
+            found.append(Difference(first, second, apart.estimate(), apart.p(), None))
+    return together(found)
+
+
+def not_compared(context: Context) -> list[str]:
+    """Why the Fréchet distances of some models stand side by side without a comparison."""
+    if all(_one_space(context, i, j) for i, j in combinations(range(len(context.models)), 2)):
+        return []
     return [
-        {
-            "first": one,
-            "second": other,
-            "difference": apart.estimate().as_json(),
-            "p": apart.p(),
-            "p_holm": None if apart.p() is None else next(left),
-        }
-        for (one, other), apart in zip(pairs, found, strict=True)
+        "Fréchet distances in the spaces of different encoders say nothing about each other and are not compared; with "
+        "--space NAME one encoder judges the samples of all models."
     ]
+
+
+def _one_space(context: Context, i: int, j: int) -> bool:
+    from rcdm_core.encoder import compare_fingerprints
+
+    first, second = context.models[i].fingerprint, context.models[j].fingerprint
+    return bool(context.params["space"]) or compare_fingerprints(first, second) is None
 
 
 def answer(name: str, entry: dict[str, Any]) -> str:

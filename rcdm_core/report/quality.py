@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rcdm_core.report.grid import GridRow, draw_grid
-from rcdm_core.report.html import number
-from rcdm_core.report.page import Figure, Parts, Table, write_probe_page
+from rcdm_core.report.page import Figure, Parts, Table, differences, write_probe_page
 
 if TYPE_CHECKING:
+    from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
 TITLES = ["samples", "real pictures"]
@@ -31,7 +32,9 @@ def draw_rows(path: Path, names: Sequence[str], rows: Sequence[dict[str, np.ndar
     return draw_grid(path, picture_rows(names, rows), titles=TITLES, picture_title="")
 
 
-def write_report(result: Result, context: Context, rows: Sequence[dict[str, np.ndarray]]) -> Path:
+def write_report(
+    result: Result, context: Context, rows: Sequence[dict[str, np.ndarray]], found: Sequence[Difference]
+) -> Path:
     """report.html: the answer, Fréchet distances, torch-fidelity's measures, models against each other, pictures."""
     from rcdm_core.metrics.fidelity import MEASURES
     from rcdm_core.probes.quality import digits
@@ -76,13 +79,11 @@ def write_report(result: Result, context: Context, rows: Sequence[dict[str, np.n
             digits=3,
         )
     ]
-    if result.aggregates.get("differences"):
-        found = [
-            [f"{d['first']} less {d['second']}", d["difference"], number(d["p"], 3), number(d["p_holm"], 3)]
-            for d in result.aggregates["differences"]
-        ]
-        note = "p: two-sided, from resamples of the same pictures for both models; corrected: Holm's."
-        more.insert(0, Table("Models against each other", ["", "difference", "p", "corrected"], found, note, 3))
+    note = (
+        "p: two-sided, by Student's distribution, from resamples of the same pictures for both models; corrected: "
+        "Holm's, for the number of rows. Fréchet distances are over the real pictures' variance."
+    )
+    more = [*(replace(one, note=note, digits=4) for one in differences(found, "")), *more]
     caption = "The first samples by content id, and real pictures at the generator's size: nobody chose them."
     figures = [Figure(picture_rows(context.names, rows), TITLES, caption)] if context.params["shown"] else []
     return write_probe_page(result, context, "Quality", Parts(tables, [], figures, more), measures=MEASURES)
