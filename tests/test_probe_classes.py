@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from exact_rcdm import ExactRCDM
 from PIL import Image
 
 import rcdm_core
-from rcdm_core.data.shapes import SHAPES, Shapes
+from rcdm_core.data.shapes import POSITIONS, SHAPES, Factors, Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Result
 
@@ -106,15 +107,85 @@ def test_confident_pictures_have_samples_of_one_class(tmp_path: Path) -> None:
         assert most["probability"]["value"] > least["probability"]["value"]
         assert most["agreement"]["n"] == 8 and most["distance"]["low"] is not None
     assert most["agreement"]["value"] > 0.9 and most["accuracy"]["value"] == 1
-    assert len(found.aggregates["differences"]) == 6 and all(
-        d["p_holm"] >= d["p"] for d in found.aggregates["differences"]
-    )
+    differences = found.aggregates["differences"]
+    assert len(differences) == 2 * 3 + 2 * 3 and all(d["p_holm"] >= d["p"] for d in differences)
     stored = json.loads((tmp_path / "result.json").read_text())
     assert len(stored["images"]) == 2 * 2 * 8 and {r["group"] for r in stored["images"]} == {
         "most confident",
         "least confident",
     }
-    assert "Most against least confident" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Most against least confident" in page and "Models against each other" in page
+
+
+class Sides(Shapes):
+    """Shapes whose class is the side on which the object is."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        super().__init__(n, seed)
+        self.label_names = ["left", "right"]
+        self.labels = [int(self.factors(i).x > sum(POSITIONS) / 2) for i in range(n)]
+
+
+class Unsteady(ExactRCDM):
+    """Its samples miss the place that h tells by 0.05 of the picture's side."""
+
+    def _factors(self, rng: np.random.Generator, told: dict[str, Any]) -> Factors:
+        drawn = super()._factors(rng, told)
+        return replace(drawn, x=drawn.x + 0.05 * rng.standard_normal())
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """Near the middle a small miss of the place changes the class, and far from it none does."""
+    data = Sides(200, seed=5)
+    trained = sorted(data.ids)[:100]
+    models = [
+        Unsteady("shapes-no-color", trained=trained, name="unsteady"),
+        ExactRCDM("shapes-no-color", trained=trained, name="steady"),
+        ExactRCDM("shapes-no-color", trained=trained, name="deaf", spoiled="deaf"),
+        Unsteady("shapes-no-shape", trained=trained, name="other unsteady"),
+    ]
+    return run("confidence", models, tmp_path_factory.mktemp("sides"), data=data, count=20, samples=4)
+
+
+def test_a_difference_between_the_groups_is_found_where_there_is_one(sides: Result) -> None:
+    found = {d["first"]: d for d in sides.aggregates["differences"] if d["second"] == "least confident"}
+    assert len(found) == 4 * 3
+    for name in ("unsteady", "other unsteady"):
+        most, least = sides.aggregates[name]["groups"].values()
+        # beyond 0.1 from the middle a miss by 0.05 seldom crosses it; at the middle half of them do
+        assert most["agreement"]["value"] > 0.95 and 0.4 < least["agreement"]["value"] < 0.75
+        apart = found[f"{name}: samples of the probe's class, most confident"]
+        assert apart["p_holm"] < 0.01 and apart["difference"]["low"] > 0.15
+        assert found[f"{name}: samples of the picture's class, most confident"]["p_holm"] < 0.01
+        # they miss by as much in both groups
+        assert found[f"{name}: samples from h, most confident"]["p_holm"] > 0.05
+    for name in ("steady", "deaf"):  # no miss, and one that has nothing to do with the picture
+        assert all(d["p_holm"] > 0.05 for first, d in found.items() if first.startswith(f"{name}:"))
+        for one in sides.aggregates[name]["groups"].values():
+            assert (one["agreement"]["value"] > 0.97) == (name == "steady")
+
+
+def test_models_are_compared_within_each_group(sides: Result) -> None:
+    between = {(d["first"], d["second"]): d for d in sides.aggregates["differences"] if d["second"] in sides.aggregates}
+    assert len(between) == 6 * 2 * 3
+    least, most = (
+        between[f"unsteady: samples of the probe's class, {group} confident", "steady"] for group in ("least", "most")
+    )
+    assert least["p_holm"] < 0.01 and least["difference"]["high"] < -0.2
+    assert most["p_holm"] > 0.05 and abs(most["difference"]["value"]) < 0.05
+    # the same h, so that both have the same pictures: they are pairs
+    groups = {
+        name: [image["content_id"] for image in sides.images if image["model"] == name]
+        for name in ("unsteady", "steady", "other unsteady")
+    }
+    assert groups["unsteady"] == groups["steady"] != groups["other unsteady"]
+    # two encoders that both tell the side, and generators that miss it alike, on pictures that are the same in part
+    for group in ("least", "most"):
+        same = between[f"unsteady: samples of the probe's class, {group} confident", "other unsteady"]
+        assert same["p_holm"] > 0.05 and same["difference"]["low"] < 0.05 and same["difference"]["high"] > -0.05
+    assert "by swapping the models of pictures" in (sides.out / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["linear-probe", "confidence", "adversarial"])
@@ -178,7 +249,17 @@ def test_attacks_flip_and_samples_follow_h(attacked: Result) -> None:
         step["flipped"] for step in attacked.aggregates["shapes-no-color"]["steps"]
     ]
     assert deaf[0]["samples_true"] == deaf[2]["samples_true"]  # one noise for all epsilons
-    assert attacked.aggregates["differences"][0]["difference"]["value"] == 0
+    flips = {d["first"]: d for d in attacked.aggregates["differences"]}
+    assert list(flips) == [
+        *(f"shapes-no-color, flipped at ε {epsilon}" for epsilon in (0.05, 0.3)),
+        *(f"shapes-no-color, true samples at ε {epsilon}" for epsilon in (0, 0.05, 0.3)),
+    ]
+    same = flips["shapes-no-color, flipped at ε 0.3"]  # one encoder, one probe: every picture flips in both or none
+    assert same["second"] == "shapes-no-color deaf, flipped at ε 0.3" and same["p_holm"] == 1
+    assert same["difference"]["value"] == 0 and same["difference"]["n"] == large["flipped"]["n"]
+    deaf_less = flips["shapes-no-color, true samples at ε 0"]["difference"]
+    assert deaf_less["value"] == pytest.approx(none["samples_true"]["value"] - deaf[0]["samples_true"]["value"])
+    assert deaf_less["n"] == 8 and flips["shapes-no-color, true samples at ε 0"]["p"] < 0.05
     assert "an attack of ε =" in attacked.answer[0]
 
 

@@ -13,6 +13,7 @@ from rcdm_core.errors import RCDMError
 from rcdm_core.metrics import neighbours
 from rcdm_core.metrics.bootstrap import bootstrap_over_pairs, wilson
 from rcdm_core.metrics.distances import mean_of_pairs
+from rcdm_core.metrics.groups import compare_overlapping
 from rcdm_core.metrics.neighbours import Nearest
 from rcdm_core.metrics.paired import SURE, compare, holm, pairs_needed, sign_flip_p
 from rcdm_core.metrics.paths import lerp, slerp
@@ -153,3 +154,57 @@ def test_how_many_pictures_a_corrected_test_takes(count: int) -> None:
     for n in (6, 7, 8, 9, 10, 11, 12, 13, 14, 40):
         p = float(sign_flip_p(np.ones((n, 1)), seed=0)[0])
         assert (holm([p, *[1.0] * (count - 1)])[0] < SURE) == (needed is not None and n >= needed)
+
+
+def test_groups_that_overlap_entirely_are_pairs() -> None:
+    """The same difference, p and interval as of paired measurements; alone in either group, pictures count as well."""
+    rng = np.random.default_rng(7)
+    first, second = rng.standard_normal((2, 12)) + np.array([[0.6], [0.0]])
+    (pairs,) = compare({"a": first, "b": second})
+    found = compare_overlapping(("a", "b"), first, second)
+    assert found.p == pairs.p and found.difference.value == pytest.approx(pairs.difference.value)
+    assert (found.difference.low, found.difference.high) == pytest.approx(
+        (pairs.difference.low, pairs.difference.high), abs=0.02
+    )
+    turned = compare_overlapping(("b", "a"), second, first)
+    assert turned.p == found.p and turned.difference.value == pytest.approx(-found.difference.value)
+    nan = np.nan
+    more = compare_overlapping(("a", "b"), np.append(first, [3.0, nan, nan]), np.append(second, [nan, 1.0, nan]))
+    assert more.difference.n == 13
+    assert more.difference.value == pytest.approx((first.sum() + 3) / 13 - (second.sum() + 1) / 13)
+
+
+def test_groups_without_a_picture_in_common_are_tested_as_scipy_does() -> None:
+    rng = np.random.default_rng(8)
+    first, second = np.full(40, np.nan), np.full(40, np.nan)
+    first[:18], second[18:] = rng.standard_normal(18) + 0.5, rng.standard_normal(22)
+    found = compare_overlapping(("a", "b"), first, second)
+    theirs = stats.permutation_test(
+        (first[:18], second[18:]), lambda a, b: a.mean() - b.mean(), n_resamples=9999, rng=1
+    )
+    assert found.p == pytest.approx(theirs.pvalue, abs=0.015) and found.difference.n == 18
+
+
+def test_overlapping_groups_that_do_not_differ_are_found_to_in_one_of_twenty_experiments() -> None:
+    """Ten pictures in each, a third of them in both, which agree in part; then with a true difference."""
+    rng = np.random.default_rng(9)
+    p, held = [], 0
+    for trial in range(150):
+        common = rng.standard_normal(16)
+        first, second = common + rng.standard_normal(16), common + rng.standard_normal(16)
+        first[10:], second[:6] = np.nan, np.nan
+        found = compare_overlapping(("a", "b"), first, second, seed=trial)
+        p.append(found.p)
+        held += found.difference.low <= 0 <= found.difference.high  # type: ignore[operator]
+        if trial < 10:
+            assert compare_overlapping(("a", "b"), first + 4, second, seed=trial).p < 0.05  # type: ignore[operator]
+    assert 2 <= np.sum(np.array(p, dtype=float) < 0.05) <= 15 and 0.88 <= held / 150 <= 0.99
+
+
+def test_too_few_pictures_in_a_group() -> None:
+    few = compare_overlapping(("a", "b"), np.array([1.0, 2, np.nan, np.nan]), np.array([np.nan, 1, 3, 5]))
+    assert few.p is None and few.difference.low is None and few.difference.value == pytest.approx(1.5 - 3)
+    none = compare_overlapping(("a", "b"), np.array([np.nan, 2]), np.array([np.nan, np.nan]))
+    assert none.p is None and np.isnan(none.difference.value)
+    same = compare_overlapping(("a", "b"), np.ones(9), np.append(np.ones(8), np.nan))
+    assert same.p == 1 and same.difference.value == 0

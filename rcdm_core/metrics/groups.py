@@ -1,11 +1,11 @@
-"""Is the difference between two groups of different pictures more than chance?"""
+"""Is the difference between two groups of pictures more than chance, where they are different ones, or in part?"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from rcdm_core.metrics.bootstrap import MIN_IMAGES, RESAMPLES, Estimate, interval
-from rcdm_core.metrics.paired import Difference
+from rcdm_core.metrics.bootstrap import MIN_IMAGES, RESAMPLES, Estimate, interval, resampled_counts
+from rcdm_core.metrics.paired import MIN_PAIRS, Difference, signs
 
 MIN_GROUP = 4  # with fewer pictures in each group the test of Mann and Whitney cannot reach 0.05
 
@@ -32,3 +32,41 @@ def compare_groups(names: tuple[str, str], first: np.ndarray, second: np.ndarray
 
         p = float(mannwhitneyu(*groups).pvalue) if np.ptp(np.concatenate(groups)) > 0 else 1.0
     return Difference(*names, Estimate(value, low, high, n), p, None)
+
+
+def compare_overlapping(names: tuple[str, str], first: np.ndarray, second: np.ndarray, *, seed: int = 0) -> Difference:
+    """The difference of the means of two measurements [n] of n pictures, each over the pictures in which it is not NaN.
+
+    A picture that has both counts as a pair, the others by themselves: with all of them pairs it is `paired.compare`.
+    The interval resamples the pictures. p: by swapping, for each picture, which measurement is the first one's and
+    which the second's; None with fewer than MIN_PAIRS pictures that have either. p_holm as for `compare_groups`.
+    """
+    both = [np.asarray(values, dtype=np.float64) for values in (first, second)]
+    some = np.isfinite(both[0]) | np.isfinite(both[1])
+    both = [values[some] for values in both]
+    # sums and numbers of either: what the two means are made of
+    parts = np.stack([part for v in both for part in (np.nan_to_num(v), np.isfinite(v).astype(np.float64))], axis=1)
+    sums = parts.sum(axis=0)
+    n = int(min(sums[1], sums[3]))
+    if n == 0:
+        return Difference(*names, Estimate(float("nan"), None, None, 0), None, None)
+    value = float(_of_means(sums[None])[0])
+    low = high = p = None
+    if n >= MIN_IMAGES:
+        draws = np.concatenate(
+            [_of_means(counts @ parts) for counts in resampled_counts(len(parts), RESAMPLES, seed)]
+        )
+        low, high = interval(draws[np.isfinite(draws)], n)
+    if len(parts) >= MIN_PAIRS:
+        chosen, exact = signs(len(parts), seed=seed)
+        swapped = _of_means((sums + sums[[2, 3, 0, 1]] + chosen @ (parts - parts[:, [2, 3, 0, 1]])) / 2)
+        # one that leaves a group without pictures says nothing, and counts against a difference
+        extreme = int((~(np.abs(swapped) < abs(value) * (1 - 1e-9))).sum())
+        p = extreme / len(chosen) if exact else (extreme + 1) / (len(chosen) + 1)
+    return Difference(*names, Estimate(value, low, high, n), p, None)
+
+
+def _of_means(sums: np.ndarray) -> np.ndarray:
+    """Sums [R, 4] of the first measurement, its number, and the same of the second: the difference of the means [R]."""
+    numbers = np.where(sums[:, [1, 3]] > 0.5, sums[:, [1, 3]], np.nan)
+    return np.asarray(sums[:, 0] / numbers[:, 0] - sums[:, 2] / numbers[:, 1])

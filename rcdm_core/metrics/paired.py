@@ -77,15 +77,11 @@ def sign_flip_p(differences: np.ndarray, *, seed: int) -> np.ndarray:
     """
     values = np.nan_to_num(np.asarray(differences, dtype=np.float64), posinf=0.0, neginf=0.0)
     n = len(values)
-    exact = _is_exact(n)
-    if exact:
-        signs = 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-    else:
-        signs = np.random.default_rng(seed).integers(0, 2, (SIGN_FLIPS, n)) * 2.0 - 1.0
+    flips, exact = signs(n, seed=seed)
     # equal up to rounding is as extreme
-    extreme = (np.abs(signs @ values) >= np.abs(values.sum(axis=0)) * (1 - 1e-9)).sum(axis=0)
+    extreme = (np.abs(flips @ values) >= np.abs(values.sum(axis=0)) * (1 - 1e-9)).sum(axis=0)
     # random flips are counted with the one that was observed, so that p is never 0
-    p: np.ndarray = extreme / 2**n if exact else (extreme + 1) / (SIGN_FLIPS + 1)
+    p: np.ndarray = extreme / len(flips) if exact else (extreme + 1) / (len(flips) + 1)
     return p
 
 
@@ -102,6 +98,13 @@ def pairs_needed(count: int) -> int | None:
         if least * count < SURE:
             return n
     return None
+
+
+def signs(n: int, *, seed: int) -> tuple[np.ndarray, bool]:
+    """Signs of n pictures, -1 or 1, [flips, n]; and whether they are all that there are, or SIGN_FLIPS random ones."""
+    if _is_exact(n):
+        return 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1), True
+    return np.random.default_rng(seed).integers(0, 2, (SIGN_FLIPS, n)) * 2.0 - 1.0, False
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

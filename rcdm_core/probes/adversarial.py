@@ -6,14 +6,14 @@ pictures flip, by the size of the change, and whether samples of the attacked h 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcdm_core.errors import RCDMError
-from rcdm_core.metrics.paired import compare
+from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import UNKNOWN, Classifier, Divided, accuracy, classifiers, divide, share, short
 from rcdm_core.probes.drawing import draw
@@ -106,6 +106,7 @@ def run(context: Context) -> Result:
     looked = max(len(given), min(params["count"], len(pictures)))
     rows: dict[str, list[GridRow]] = {}
     flips: dict[str, np.ndarray] = {}
+    drawn: dict[str, np.ndarray] = {}
     result.images = [
         {
             "name": picture.name,
@@ -121,6 +122,7 @@ def run(context: Context) -> Result:
         flips[name] = np.where(
             (known != UNKNOWN) & (counted.clean == known), (counted.predicted != known).astype(np.float64), np.nan
         )
+        drawn[name] = still_true(counted, known)
         result.aggregates[name] = _aggregate(one, divided, counted, known, flips[name], epsilons, context.seed)
         result.answer.append(answer(name, result.aggregates[name], attack.away))
         if seen.flat.any():
@@ -137,10 +139,35 @@ def run(context: Context) -> Result:
             draw_grid(result.add_file(file), fresh, titles=titles(epsilons), caption=caption)
             rows[name] += fresh
         result.save()  # what is done stays, whatever happens to the next model
-    differences = compare({name: flip.mean(axis=0) for name, flip in flips.items()}, seed=context.seed)
+    differences = between(flips, drawn, epsilons, context.seed)
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
     write_report(result, context, rows, epsilons, differences)
     return result
+
+
+def still_true(seen: Attacked, truth: np.ndarray) -> np.ndarray:
+    """The share of samples with the true class of the S pictures that were drawn from [E, S]; NaN without a label."""
+    known = truth[: seen.said.shape[1]]
+    return np.where(known == UNKNOWN, np.nan, (seen.said == known[:, None]).mean(axis=2))
+
+
+def between(
+    flips: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray], epsilons: Sequence[float], seed: int
+) -> list[Difference]:
+    """Every two models at each epsilon on the same pictures: who flips [E, N], and which samples are still true [E, S].
+
+    Only pictures that both probes had right count for the flips, and unattacked ones have not flipped.
+    """
+    parts = [
+        compare({f"{name}, flipped at ε {epsilon:g}": values[e] for name, values in flips.items()}, seed=seed)
+        for e, epsilon in enumerate(epsilons)
+        if epsilon > 0
+    ]
+    parts += [
+        compare({f"{name}, true samples at ε {epsilon:g}": values[e] for name, values in drawn.items()}, seed=seed)
+        for e, epsilon in enumerate(epsilons)
+    ]
+    return together(*parts)
 
 
 def choose(context: Context, divided: Divided, given: Pictures, labels: dict[str, str]) -> tuple[Pictures, np.ndarray]:
@@ -301,10 +328,9 @@ def _aggregate(
 ) -> dict[str, Any]:
     """The probe's accuracy, and for each epsilon the shares, the move of h, and what the samples show."""
     looked = seen.said.shape[1]
-    known, target = truth[:looked], seen.target[:looked]
+    target, true = seen.target[:looked], still_true(seen, truth)
     steps = []
     for e, epsilon in enumerate(epsilons):
-        of_truth = np.where(known == UNKNOWN, np.nan, (seen.said[e] == known[:, None]).mean(axis=1))
         hit = np.where(target == UNKNOWN, np.nan, (seen.said[e] == target[:, None]).mean(axis=1))
         follows = (seen.said[e] == seen.predicted[e, :looked, None]).mean(axis=1)
         flipped = flips[e, :looked] == 1
@@ -316,9 +342,9 @@ def _aggregate(
                     np.where((seen.target == UNKNOWN) | np.isnan(flips[e]), np.nan, seen.predicted[e] == seen.target)
                 ).as_json(),
                 "moved": one.in_units(seen.moved[e], seed=seed).as_json(),
-                "samples_true": share(of_truth).as_json(),
+                "samples_true": share(true[e]).as_json(),
                 "samples_target": share(hit).as_json(),
-                "flipped_samples_true": share(of_truth[flipped]).as_json(),
+                "flipped_samples_true": share(true[e][flipped]).as_json(),
                 "flipped_samples_follow": share(follows[flipped]).as_json(),
             }
         )

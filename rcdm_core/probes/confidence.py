@@ -6,13 +6,15 @@ and their samples: how many have that class, how many the picture's own, and how
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcdm_core.metrics.bootstrap import bootstrap_mean
 from rcdm_core.metrics.distances import mean_of_pairs
-from rcdm_core.metrics.groups import compare_groups
+from rcdm_core.metrics.groups import compare_groups, compare_overlapping
 from rcdm_core.metrics.paired import Difference, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
@@ -56,7 +58,8 @@ def run(context: Context) -> Result:
     found = classifiers(context, divided)
     rows: dict[str, list[GridRow]] = {}
     context.progress.start(2 * count * len(context.models) * params["samples"], "sampling", unit="sample")
-    differences: list[Difference] = []
+    within: list[Difference] = []
+    measured: dict[str, dict[tuple[str, str], np.ndarray]] = {}  # of every test picture; NaN where it is in no group
     for name, model, one in zip(context.names, context.models, found, strict=True):
         order = np.argsort(-one.probability, kind="stable")
         groups = dict(zip(GROUPS, (order[:count], order[::-1][:count]), strict=True))
@@ -66,22 +69,40 @@ def run(context: Context) -> Result:
             values[group], fresh = _group(context, result, name, model, one, divided, group, places)
             rows[name] += fresh
         result.aggregates[name] = _aggregate(one, divided, groups, values, context.seed)
-        differences += [
+        unit = result.aggregates[name]["random_pair_distance"] or np.nan
+        measured[name] = {}
+        for group, places in groups.items():
+            values[group]["distance"] = values[group]["distance"] / unit
+            for key in MEASURES:
+                measured[name][group, key] = np.full(len(divided.test), np.nan)
+                measured[name][group, key][places] = values[group][key]
+        within += [
             compare_groups(
                 (f"{name}: {what}, {GROUPS[0]}", GROUPS[1]),
-                *(values[group][key] / (unit if key == "distance" else 1) for group in GROUPS),
+                *(values[group][key] for group in GROUPS),
                 seed=context.seed,
             )
-            for unit in [result.aggregates[name]["random_pair_distance"] or np.nan]
             for key, what in MEASURES.items()
         ]
         result.answer.append(answer(name, result.aggregates[name]))
         result.save()  # what is done stays, whatever happens to the next model
     context.progress.finish()
-    differences = together(differences)
+    differences = together(within, between(measured, context.seed))
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
-    write_report(result, context, rows, differences)
+    write_report(result, context, rows, differences[: len(within)], differences[len(within) :])
     return result
+
+
+def between(measured: Mapping[str, Mapping[tuple[str, str], np.ndarray]], seed: int) -> list[Difference]:
+    """Every two models in each group and measure; each model has its own groups, which may share pictures."""
+    return [
+        compare_overlapping(
+            (f"{first}: {what}, {group}", second), measured[first][group, key], measured[second][group, key], seed=seed
+        )
+        for first, second in combinations(measured, 2)
+        for group in GROUPS
+        for key, what in MEASURES.items()
+    ]
 
 
 def _group(

@@ -78,5 +78,5 @@ def write_report(
     titles = [f"ε {epsilon:g}" for epsilon in epsilons]
     figures = [Figure(rows[name], titles, CAPTION, name) for name in context.names if rows[name]]
     chart = ("Shares with their intervals, against the size of the attack.", svg)
-    parts = Parts(tables, [chart], figures, [probe, *differences(found, "flipped, on average over the ε")])
+    parts = Parts(tables, [chart], figures, [probe, *differences(found, "flips, and samples of the true class")])
     return write_probe_page(result, context, "Adversarial pictures", parts)

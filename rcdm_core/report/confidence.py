@@ -14,11 +14,17 @@ if TYPE_CHECKING:
     from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
+HOLM = "corrected: Holm's, for all rows between groups and between models."
+
 
 def write_report(
-    result: Result, context: Context, rows: Mapping[str, Sequence[GridRow]], found: Sequence[Difference]
+    result: Result,
+    context: Context,
+    rows: Mapping[str, Sequence[GridRow]],
+    within: Sequence[Difference],
+    between: Sequence[Difference],
 ) -> Path:
-    """report.html: the numbers of both groups by model, and their samples."""
+    """report.html: the numbers of both groups by model, their samples, groups and models against each other."""
     keys = {
         "agreement": "samples of the probe's class",
         "rendered": "samples of the picture's class",
@@ -51,9 +57,17 @@ def write_report(
         replace(
             one,
             title="Most against least confident",
-            note="p: the test of Mann and Whitney over the pictures, two-sided; corrected: Holm's, for all rows.",
+            note=f"p: the test of Mann and Whitney over the pictures, two-sided; {HOLM}",
         )
-        for one in differences(found, "")
+        for one in differences(within, "")
+    ]
+    tests += [
+        replace(
+            one,
+            note="Over each model's own pictures of the group; those that both models have count as pairs. p: of the "
+            f"means, by swapping the models of pictures, two-sided; {HOLM}",
+        )
+        for one in differences(between, "")
     ]
     return write_probe_page(
         result, context, "Confidence", Parts([table], [], figures, tests), entry=result.aggregates[context.names[0]]
