@@ -114,7 +114,19 @@ def test_a_model_file_keeps_the_contract(kind: str, tmp_path: Path) -> None:
     path = MODELS[kind](tmp_path)
     results = check_provider(f"custom:{path}", options={"image_size": SIZE})
     assert [result for result in results if result.passed is False] == []
-    assert [result.name for result in results if result.passed is None] == []
+    undecided = [] if kind != "traced" or scripts_run_without_a_device(path) else ["moves to a device"]
+    assert [result.name for result in results if result.passed is None] == undecided
+
+
+def scripts_run_without_a_device(path: Path) -> bool:
+    """Whether torch's interpreter convolves on the meta device, which that of 2.6 does not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torch.jit.load(str(path), map_location="meta")
+    try:
+        return bool(model(PICTURES.to("meta")).shape)
+    except NotImplementedError:
+        return False
 
 
 def test_the_size_is_the_files_own(tmp_path: Path) -> None:
@@ -205,6 +217,9 @@ def cut(data: bytearray) -> None:
     del data[len(data) // 2 :]
 
 
+WEIGHTS = r"(flipped/data/.*|serialized_state_dict\.pt)"  # in an archive; torch 2.6 put an archive into the archive
+
+
 def flip_a_weight(data: bytearray) -> None:
     data[data.index(Net().last.weight.detach().numpy().tobytes())] ^= 1
 
@@ -231,7 +246,7 @@ def test_what_is_wrong_with_a_file_is_one_sentence(
     weights = "holds weights, not a model: write a function that builds the network, .* with --weights"
     for path, words in [
         (damaged(make(), cut), "is cut short or damaged"),
-        (damaged(make("flipped"), flip_a_weight), r"is damaged \(in flipped/data/.*\), expected a model that torch\."),
+        (damaged(make("flipped"), flip_a_weight), rf"is damaged \(in {WEIGHTS}\), expected a model that torch\."),
         (text, "is no model file at all, expected a model that"),
         (archive, "is an archive of something else, expected a model that"),
         (folder, "is a folder: give the path of a model file"),

@@ -55,15 +55,20 @@ class ExportedNetwork(FileNetwork):
         super().__init__(path, output, _takes(path, program, value), [path])
         _refuse_training_mode(path, program)
         self._program = program
-        self._on = (value.device, program.module().requires_grad_(False))
+        self._on = (value.device, _module(program))
 
     def placed(self, device: torch.device) -> Run:
         """Its tensors, its constants and the devices that are written into the program are moved together."""
         if self._on[0] != device:
             from torch.export.passes import move_to_device_pass
 
-            self._on = (device, move_to_device_pass(self._program, str(device)).module().requires_grad_(False))
+            self._on = (device, _module(move_to_device_pass(self._program, str(device))))
         return self._on[1]
+
+
+def _module(program: torch.export.ExportedProgram) -> torch.nn.Module:
+    with _quietly():  # torch 2.6 warns of buffers that it finds a moment later
+        return program.module().requires_grad_(False)
 
 
 def _check_kind(path: Path) -> None:
