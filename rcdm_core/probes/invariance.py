@@ -22,8 +22,8 @@ from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.invariance_reference import MIN_READOUT, Reference, Usual, take_references
-from rcdm_core.probes.opening import check_least, data_of, few
-from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, held_out, to_array
+from rcdm_core.probes.opening import check_least, data_of, pictures_of
+from rcdm_core.probes.pictures import Picture, Pictures, fit_of, held_out, to_array
 from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick, transformed
 from rcdm_core.provider import Option
 
@@ -63,9 +63,8 @@ def run(context: Context) -> Result:
     strength = check_strength(params["strength"])
     check_least(params, samples=1, count=1, pool=0)
     data = data_of(context)
-    pictures = choose(context.images, data, context.models, count=params["count"])
+    pictures = pictures_of(context, data, params["count"])
     result = context.begin(pictures, data, transforms={t.name: t.says(strength) for t in rows})
-    result.notes += few(len(pictures))
 
     pool = Pictures([])
     if data is not None and params["pool"]:

@@ -29,8 +29,8 @@ from rcdm_core.metrics.retention import (
 )
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.opening import check_conditional, check_least, data_of
-from rcdm_core.probes.pictures import Pictures, choose, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of
+from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
 from rcdm_core.probes.retention_class import NONE, labels_of, one_hot, train_judge, usable_labels
 from rcdm_core.probes.retention_rows import CLASS, Rows, take_rows
@@ -100,7 +100,7 @@ def measured(context: Context) -> Measured:
     check_least(params, samples=1, count=MIN_PICTURES, pool=0, rows=0, judge_pictures=0)
     check_conditional(context)
     data = data_of(context)
-    pictures = _unseen(context, choose(context.images, data, context.models, count=params["count"]))
+    pictures = _unseen(context, pictures_of(context, data, params["count"], what=None))
     labels, notes = usable_labels(labels_of(pictures, data))
     result = context.begin(pictures, data)
     result.notes += notes
