@@ -206,6 +206,10 @@ def test_bad_arguments_of_a_probe(trained: Path, tmp_path: Path) -> None:
     assert "strength" in error_of(*run, "--strength", "much")
     assert "--sampler" in error_of(*run, "--sampler", "euler")
     assert "invariance" in error_of("probe", "invarianz")
+    attack = ("probe", "adversarial", "--model", trained / "runs" / "first", "--out", tmp_path)
+    for text in ("0.1,much", "0.1;0.2", ""):
+        message = error_of(*attack, "--epsilons", text)
+        assert "psilons" in message and f"'{text}'" in message and "numbers with commas" in message
 
 
 def test_a_picture_that_goes_away_during_a_probe(

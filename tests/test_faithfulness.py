@@ -117,6 +117,53 @@ def test_the_histogram_and_the_classes_are_counts_of_the_ranks(result: Result) -
     assert "By class" in page and "101–120" in page and (result.out / "ranks.png").stat().st_size > 1000
 
 
+class Labelled(Shapes):
+    """Shapes with other classes: places in `names`."""
+
+    def __init__(self, names: list[str], labels: list[int]) -> None:
+        super().__init__(len(labels), seed=5)
+        self.label_names, self.labels = names, labels
+
+
+def test_a_gallery_of_one_class_and_a_class_with_one_picture(tmp_path: Path) -> None:
+    """The table by class has one row, which is that of all; a single picture has its rank and no interval."""
+    model = FakeRCDM("exact", trained=sorted(Shapes(30, seed=5).ids)[:6])
+    small = {"count": 12, "samples": 1, "rows": 1}
+    found = rcdm_core.run_probe(
+        "faithfulness", models=[model], data=Labelled(["only"], [0] * 30), out=tmp_path / "one", **small
+    )
+    ranked = found.aggregates["exact"]["galleries"]["originals"]
+    assert list(ranked["classes"]) == ["only"] and ranked["classes"]["only"] == ranked["samples"]
+    assert found.provenance["gallery_size"] == 24 and ranked["classes"]["only"]["mrr"]["n"] == 12
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert "By class" in page and "1 class, among the originals" in page
+
+    first = sorted(set(Shapes(30, seed=5).ids) - model.trained)[0]
+    labels = [int(content_id == first) for content_id in Shapes(30, seed=5).ids]
+    found = rcdm_core.run_probe(
+        "faithfulness", models=[model], data=Labelled(["many", "single"], labels), out=tmp_path / "two", **small
+    )
+    alone = found.aggregates["exact"]["galleries"]["originals"]["classes"]["single"]
+    assert alone["mrr"]["n"] == 1 and alone["mrr"]["low"] is None and alone["mrr"]["value"] is not None
+    assert found.aggregates["exact"]["galleries"]["originals"]["classes"]["many"]["mrr"]["n"] == 11
+
+
+def test_files_without_labels_one_of_them_twice_and_smaller_than_the_crop(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(9):
+        Image.fromarray(DATA.get(i, 20 if i else 7).transpose(1, 2, 0)).save(folder / f"{i}.png")
+    (folder / "again.png").write_bytes((folder / "0.png").read_bytes())
+    found = rcdm_core.run_probe(
+        "faithfulness", models=[FakeRCDM("exact")], data=folder, out=tmp_path / "out", samples=1, rows=1
+    )
+    assert found.provenance["gallery_size"] == 9 and len({image["content_id"] for image in found.images}) == 9
+    assert found.aggregates["exact"]["galleries"]["originals"]["classes"] == {}
+    assert {image["class"] for image in found.images} == {None}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "By class" not in page
+
+
 def samples_folder(folder: Path, rows: list[tuple[str, str]]) -> Path:
     """Pictures of DATA by index under the names of rows, and a manifest that says that they were made from `image`."""
     folder.mkdir()

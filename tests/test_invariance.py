@@ -189,6 +189,8 @@ def test_pictures_in_memory_and_folders(tmp_path: Path) -> None:
     result = run([FakeRCDM("all")], tmp_path / "out", images=images, transform="flip", data=None)
     assert [image["name"].split()[0] for image in result.images] == ["a.png", "picture", "picture"]
     assert any("b.png" in note for note in result.notes)
+    small = [note for note in result.notes if "smaller than the 64 pixels" in note]  # that the encoder takes
+    assert len(small) == 1 and "(40 × 40)" in small[0] and "(50 × 50)" in small[0] and "a.png" not in small[0]
 
 
 def test_trained_on_is_said_and_avoided(tmp_path: Path) -> None:

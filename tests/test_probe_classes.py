@@ -209,6 +209,21 @@ def test_labels_that_there_are_not(name: str, tmp_path: Path) -> None:
     assert any("too few for intervals" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("name", ["linear-probe", "confidence"])
+def test_a_picture_twice_pictures_trained_on_and_small_ones(name: str, tmp_path: Path) -> None:
+    """Copies count once, what a model was trained on is fitted on and never tested, and small pictures are enlarged."""
+    from rcdm_core.data.images import content_hash
+
+    classes = write(tmp_path / "in", {"a": list(range(6)), "b": list(range(6, 12))}, size=9)
+    trained = [content_hash(classes / folder / f"{i}.png") for folder, i in (("a", 0), ("a", 1), ("b", 6), ("b", 7))]
+    (classes / "b" / "copy.png").write_bytes((classes / "a" / "5.png").read_bytes())  # of another class, too
+    found = run(name, [ExactRCDM("shapes-all", trained=trained)], tmp_path / "out", data=classes, samples=1, count=2)
+    tested = {picture["content_id"] for picture in found.provenance["pictures"]}
+    fitted = found.provenance["fitted_on"]
+    assert set(trained) <= set(fitted) and not tested & set(fitted) and len(set(fitted)) == len(fitted)
+    assert len(tested) + len(fitted) == 12
+
+
 def test_single_pictures_are_no_set(tmp_path: Path) -> None:
     for name in ("linear-probe", "confidence"):
         with pytest.raises(RCDMError, match=f"{name} takes labelled sets"):

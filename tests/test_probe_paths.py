@@ -13,6 +13,7 @@ from fake_rcdm import FakeRCDM, discs, random_rows
 from PIL import Image
 
 import rcdm_core
+from rcdm_core.data.images import content_hash
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Result
@@ -181,3 +182,21 @@ def test_labels_that_there_are_not(tmp_path: Path) -> None:
     found = run("class-mean", model, tmp_path / "out", data=tmp_path / "classes", samples=1)
     assert [record["name"] for record in found.images] == ["a", "b"]
     assert any("lonely: fewer than two held-out pictures" in note for note in found.notes)
+
+
+def test_a_picture_twice_in_a_class_and_classes_that_were_trained_on(tmp_path: Path) -> None:
+    """Neither the copy nor what a model was trained on is in a mean, and what is left has to be two classes."""
+    paths = {
+        name: write_discs(tmp_path / "in" / name, random_rows(np.random.default_rng(seed), 4))
+        for seed, name in enumerate("abc")
+    }
+    (tmp_path / "in" / "a" / "copy.png").write_bytes(paths["a"][0].read_bytes())
+    model = FakeRCDM("exact", trained=[content_hash(path) for path in (paths["b"][0], *paths["c"])])
+    found = run("class-mean", [model], tmp_path / "out", data=tmp_path / "in", samples=1)
+    assert {record["name"]: record["pictures"] for record in found.images} == {"a": 4, "b": 3}
+    assert any("c: fewer than two held-out pictures" in note for note in found.notes)
+    with pytest.raises(RCDMError, match="class c has no held-out picture, but a mean takes two"):
+        run("class-mean", [model], tmp_path / "out", data=tmp_path / "in", classes="c")
+    model.trained |= {content_hash(path) for path in paths["b"]}
+    with pytest.raises(RCDMError, match=r"Fewer than two classes of .* have two held-out pictures"):
+        run("class-mean", [model], tmp_path / "out", data=tmp_path / "in")

@@ -216,6 +216,8 @@ def test_a_picture_given_twice_and_pictures_trained_on(tmp_path: Path) -> None:
     model = FakeRCDM("fake")
     result = run([model], tmp_path / "out", images=[*files, again], data=None, pool=0)
     assert len(result.images) == 26 and any("the same as another" in note for note in result.notes)
+    # the crop of a file of 40 x 40 has fewer pixels than the encoder takes
+    assert any("00.png (40 × 40), 01.png" in note and "smaller than the 64 pixels" in note for note in result.notes)
     model.trained = {image["content_id"] for image in result.images[:5]}
     result = run([model], tmp_path / "out", images=files, data=None, pool=0)
     assert len(result.images) == 21 and any("5 of the 26 pictures were trained on" in note for note in result.notes)
