@@ -116,6 +116,11 @@ class RCDM:
         place = int(np.searchsorted(self._train_ids, id_prefix(content_id)))
         return place < len(self._train_ids) and int(self._train_ids[place]) == id_prefix(content_id)
 
+    @property
+    def train_count(self) -> int | None:
+        """How many different images it was trained on; None when the bundle does not know."""
+        return None if self._train_ids is None else len(np.unique(self._train_ids))
+
     # images -> h
 
     @property

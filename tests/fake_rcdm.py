@@ -92,6 +92,10 @@ class FakeRCDM:
     def trained_on(self, content_id: str) -> bool:
         return content_id in self.trained
 
+    @property
+    def train_count(self) -> int:
+        return len(self.trained)
+
     def encode(self, images: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(read_disc(images.numpy().astype(np.float64))[:, self.kept]).float()
 

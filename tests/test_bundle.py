@@ -87,6 +87,7 @@ def test_everything_comes_back(saved: Path, provider: str) -> None:
     assert torch.equal(model.unet.h_mean, torch.arange(5.0)) and torch.equal(model.unet.h_std, torch.full((5,), 2.0))
     assert model.name == "one" and not model.unet.training
     assert [model.trained_on(f"{number:064x}"[::-1]) for number in range(1, 7)] == [True] * 4 + [False] * 2
+    assert model.train_count == 4
 
 
 def test_the_config_for_people_is_the_config_of_the_file(saved: Path) -> None:
@@ -266,6 +267,7 @@ def test_a_bundle_that_does_not_know_its_data(saved: Path, tmp_path: Path) -> No
     )
     model = rcdm.load(tmp_path / "imported")
     assert model.config.data is None and model.trained_on("0" * 64) is None
+    assert model.train_count is None
     red = torch.tensor([1.0, 0.0, 0.0])[None, :, None, None].expand(1, 3, 8, 8)  # cropped: padding would add white
     assert torch.allclose(model.encode_files([Image.new("RGB", (16, 8), (255, 0, 0))]), model.encoder(red))
 

@@ -327,6 +327,12 @@ def test_the_conclusion_tells_where_two_probes_disagree() -> None:
     assert "2 of 3 differences are beyond chance by the probe invariance: position under vertical-shift (a less" in text
     assert "how far vertical-shift moves h (a less b: 0.30 [0.20, 0.40])" in text
     assert "comes back in the h of a sample: a 0.80" in text
+    # of two transforms the one that says otherwise is named, not the one that says nothing
+    open_ = {"responses": {"size": {"verdict": "cannot tell", "rendered": estimate(0.4)}}}
+    ignored = {"responses": {"size": {"verdict": "ignores", "rendered": estimate(0)}}}
+    invariance["aggregates"]["a"]["transforms"] = {"zoom-in": open_, "zoom-out": ignored}
+    found = conclude(["a", "b"], {"retention": retention, "invariance": invariance}, {})
+    assert "size of a (ignores by zoom-out, kept by retention)" in "\n".join(found.answer)
     without = conclude(["a", "b"], {"invariance": invariance}, {"retention": "there are too few pictures."})
     assert "there are too few pictures." in without.answer[0] and without.answer[1] == "by invariance"
     assert conclude(["a"], {}, {}).table == {}

@@ -12,6 +12,7 @@ from exact_rcdm import ExactRCDM
 from PIL import Image
 
 import rcdm_core
+from rcdm_core.probes.opening import few
 from rcdm_core.probes.pictures import Pictures, choose
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "gray": (120, 120, 120)}
@@ -79,3 +80,16 @@ def test_a_folder_is_all_of_its_pictures_by_name(tmp_path: Path) -> None:
     # beside a file that is in it
     both = given(folder / "b.png", folder)
     assert [picture.name for picture in both] == ["b.png", "a.BMP", "sub/c.png"]
+
+
+def test_the_note_on_too_few_is_english() -> None:
+    group = {"what": "picture in each group", "many": "pictures in each group"}
+    notes = [few(1), few(4), few(3, "class", many="classes"), few(1, **group), few(3, **group)]
+    assert [note.split(" too few")[0] for (note,) in notes] == [
+        "1 picture is",
+        "4 pictures are",
+        "3 classes are",
+        "1 picture in each group is",
+        "3 pictures in each group are",
+    ]
+    assert few(5) == []

@@ -53,6 +53,7 @@ def test_a_memory_is_found_and_honesty_is_not_accused(result: Result) -> None:
         assert honest["verdict"] == "new" and honest["copy"]["high"] <= 0.1
     assert "memory copies pictures of its training" in result.answer[0]
     assert "honest draws pictures that are as new as held-out ones" in result.answer[1]
+    assert "all 120 pictures of its training were searched" in result.answer[1]
 
 
 def test_the_nearest_picture_is_the_one_that_was_copied(result: Result) -> None:
@@ -98,6 +99,17 @@ def test_verdicts() -> None:
         "cannot tell",
         "cannot tell",
     ]
+
+
+def test_a_search_of_a_part_calls_nothing_new(tmp_path: Path) -> None:
+    found = run([FakeRCDM("honest", deaf=True, trained=TRAINED)], tmp_path, training=60, count=60, rows=0)
+    entry = found.aggregates["honest"]
+    assert (entry["searched"], entry["trained"]) == (60, 120)
+    assert {part["verdict"] for part in entry["spaces"].values()} <= {"new to those searched", "cannot tell"}
+    (said,) = found.answer
+    assert "as new as" not in said and "60 of 120 pictures of its training were searched" in said
+    assert "60 of the 120 pictures that honest was trained on" in (tmp_path / "report.html").read_text()
+    assert verdict(0.0, 0.1, whole=False) == "new to those searched" and verdict(0.2, 0.3, whole=False) == "memorises"
 
 
 def test_bad_input(tmp_path: Path) -> None:

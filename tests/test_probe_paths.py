@@ -156,6 +156,7 @@ def test_samples_of_a_class_mean_are_at_the_mean(tmp_path: Path) -> None:
     (difference,) = found.aggregates["differences"]  # over the classes, of which there are too few for a test
     assert difference["difference"]["value"] == pytest.approx(1 - deaf["own"]["value"]) and difference["p"] is None
     assert deaf["distance"]["value"] > 0.5 and size["length"]["value"] == pytest.approx(1, abs=0.05)
+    assert any(note.startswith("2 classes are too few for intervals") for note in found.notes)
     one = run("class-mean", models[:1], tmp_path / "one", data=tmp_path / "in", classes="little", samples=2)
     assert [record["name"] for record in one.images] == ["little"] and one.aggregates["size"]["own"]["n"] == 1
     assert one.aggregates["size"]["own"]["low"] is None  # two samples of one mean are not two classes

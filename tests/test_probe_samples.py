@@ -12,13 +12,16 @@ import pytest
 import torch
 from fake_rcdm import SIZE, FakeRCDM
 from PIL import Image
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 
 import rcdm_core
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
+from rcdm_core.probes import reference
 from rcdm_core.probes.base import Result
 from rcdm_core.probes.pictures import choose, read_arrays
+from rcdm_core.probes.reference import Random
+from rcdm_core.probes.samples import unusual
 
 DATA = Shapes(60, seed=3)
 TRAINED = sorted(DATA.ids)[:20]
@@ -47,6 +50,27 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 def group(result: Result, name: str, key: str = "held out") -> dict[str, Any]:
     return dict(result.aggregates[name]["groups"][key])
+
+
+def test_a_pool_larger_than_the_pictures_whose_pairs_are_the_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is unusual is told by all of the pool, whose pairs are only in part the unit of distances."""
+    monkeypatch.setattr(reference, "UNIT_PICTURES", 8)
+    found = run("samples", [FakeRCDM("exact")], tmp_path, pool=20, samples=1, count=2)
+    assert found.aggregates["exact"]["pool"] == 20
+    assert all(0 <= record["models"]["exact"]["unusual"] <= 1 for record in found.images)
+
+
+def test_the_nearest_of_a_pool() -> None:
+    h = np.random.default_rng(0).standard_normal((200, 4))
+    h[7] = h[3]  # two pictures of one h
+    distances = cdist(h, h) + np.diag(np.full(len(h), np.inf))
+    pool = Random(h, np.zeros((0, 3, 1, 1)), np.zeros((2, 2)), np.zeros((2, 2)))
+    assert np.allclose(pool.nearest, distances.min(axis=1), rtol=1e-12) and pool.nearest[3] == 0
+    outside = np.full((1, 4), 9.0)
+    assert unusual(outside, pool) == 1 and unusual(h[3:4] + 1e-3, pool) < 0.1
+    assert unusual(h[20:21], pool) == pytest.approx((pool.nearest < pool.nearest[20]).mean(), abs=1 / len(h))
 
 
 def test_an_exact_generator_is_near_and_a_deaf_one_is_not(samples: Result) -> None:

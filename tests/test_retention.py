@@ -281,6 +281,9 @@ def estimate(value: float, width: float = 0.05) -> Estimate:
         (Retained(None, estimate(0.0), heard=estimate(0.9)), "cannot tell"),
         (Retained(estimate(0.5), estimate(0.8), heard=estimate(0.9)), "cannot tell"),
         (Retained(estimate(0.0), estimate(0.0), variance=estimate(1), heard=estimate(0.9)), "dropped"),
+        # a readout worse than the mean has learnt nothing; samples that go against the picture know what it is
+        (Retained(estimate(0.0, 0.1), estimate(-0.3, 0.2), variance=estimate(1), heard=estimate(0.9)), "dropped"),
+        (Retained(estimate(-0.6, 0.1), estimate(-0.3, 0.2), variance=estimate(1), heard=estimate(0.9)), "cannot tell"),
         (Retained(estimate(0.0, 0.3), estimate(0.0), variance=estimate(1), heard=estimate(0.9)), "cannot tell"),
         (Retained(estimate(0.0), estimate(0.0, 0.3), variance=estimate(1), heard=estimate(0.9)), "cannot tell"),
         (Retained(estimate(0.0), estimate(0.0), variance=estimate(0.2), heard=estimate(0.9)), "cannot tell"),

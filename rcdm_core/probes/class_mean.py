@@ -54,7 +54,7 @@ def run(context: Context) -> Result:
     labels = require_labels(data)
     assert data is not None
     pool, classes, shown = pick(context, data, labels)
-    pool.notes += few(len(shown), "class") if len(shown) > 1 else []
+    pool.notes += few(len(shown), "class", many="classes") if len(shown) > 1 else []
     result = context.begin(pool, data, classes={one.name: len(one.places) for one in classes})
     references = random_pictures(context, pool, kept=0)
     means = [np.stack([reference.h[one.places].mean(axis=0) for one in classes]) for reference in references]

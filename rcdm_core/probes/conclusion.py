@@ -130,13 +130,10 @@ def _cross_check(names: Sequence[str], table: Mapping[str, Mapping[str, Cell]]) 
         return [f"{text}."]
     told = []
     for name, attribute, cell in against:
-        other = next(k for k, one in cell.moved.items() if HELD.get(one["verdict"]) != _held(cell))
+        held = HELD[_code(cell)]  # what says nothing about h, such as "cannot tell", is not against it
+        other = next(k for k, one in cell.moved.items() if HELD.get(one["verdict"], held) != held)
         told.append(f"{attribute} of {name} ({cell.moved[other]['verdict']} by {other}, {_code(cell)} by retention)")
     return [f"{text}; take with care: {listed(told)}."]
-
-
-def _held(cell: Cell) -> bool | None:
-    return HELD.get(_code(cell))
 
 
 def _code(cell: Cell) -> str:

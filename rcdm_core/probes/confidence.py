@@ -54,7 +54,8 @@ def run(context: Context) -> Result:
         result.notes.append(f"There are {len(divided.test)} held-out pictures, so that each group has {count}.")
     if count < 1:
         count = 1  # one picture is the most and the least confident one
-    result.notes += [note for note in few(count, "picture in each group") if note not in result.notes]
+    too_few = few(count, "picture in each group", many="pictures in each group")
+    result.notes += [note for note in too_few if note not in result.notes]
     found = classifiers(context, divided)
     rows: dict[str, list[GridRow]] = {}
     context.progress.start(2 * count * len(context.models) * params["samples"], "sampling", unit="sample")

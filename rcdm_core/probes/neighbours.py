@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SPACES = {"h": "representation", "pixels": "pixels"}
 USUAL = 0.05  # the share of held-out pictures that are as near, or nearer, by definition
 NEIGHBOURS = 50  # that the nearest one is compared with (Carlini et al., 2023)
+PARTLY = "new to those searched"  # the verdict where not all of the training was
 LEAST_POOL = 20  # held-out pictures from which a share of 5% can be read
 
 
@@ -91,7 +92,7 @@ def run(context: Context) -> Result:
         images = int(result.counting.sum())
         for space, of_model in near.items():
             of_model[f"{name}, in {SPACES[space]}"] = counted[space]["near"].reshape(images, -1).mean(axis=1)
-        entry = shares(_of(found, counting), counted, images, len(pool), len(seen))
+        entry = shares(_of(found, counting), counted, images, len(pool), len(seen), model.train_count)
         result.aggregates[name] = entry
         result.answer.append(answer(name, entry))
         describe(records, name, found, flags, seen, params["samples"], params["shown"])
@@ -211,10 +212,19 @@ def _of(found: dict[tuple[str, str], Found], chosen: np.ndarray) -> dict[tuple[s
 
 
 def shares(
-    found: dict[tuple[str, str], Found], flags: dict[str, dict[str, np.ndarray]], images: int, pool: int, searched: int
+    found: dict[tuple[str, str], Found],
+    flags: dict[str, dict[str, np.ndarray]],
+    images: int,
+    pool: int,
+    searched: int,
+    trained: int | None,
 ) -> dict[str, Any]:
-    """For each space the shares of near samples and of copies, and the median distances."""
-    entry: dict[str, Any] = {"pool": pool, "searched": searched, "usual": USUAL, "spaces": {}}
+    """For each space the shares of near samples and of copies, and the median distances.
+
+    trained: how many pictures the model was trained on; None: not known.
+    """
+    entry: dict[str, Any] = {"pool": pool, "searched": searched, "trained": trained, "usual": USUAL, "spaces": {}}
+    whole = trained is not None and searched >= trained
     for space in SPACES:
         of_images = {key: flag.reshape(images, -1).mean(axis=1).sum() for key, flag in flags[space].items()}
         copies = wilson(float(of_images["copy"]), images)
@@ -222,23 +232,32 @@ def shares(
         entry["spaces"][space] = {
             "near": wilson(float(of_images["near"]), images).as_json(),
             "copy": copies.as_json(),
-            "verdict": verdict(copies.low, copies.high) if enough else "cannot tell",
+            "verdict": verdict(copies.low, copies.high, whole=whole) if enough else "cannot tell",
             "median": float(np.median(found[space, "samples"].distance)),
             "median_held_out": float(np.median(found[space, "held out"].distance)),
         }
     return entry
 
 
-def verdict(low: float | None, high: float | None) -> str:
-    """From the interval of the share of copies: memorises, new, or cannot tell.
+def verdict(low: float | None, high: float | None, *, whole: bool = True) -> str:
+    """From the interval of the share of copies: memorises, new, new to those searched, or cannot tell.
 
-    Twice the usual share is the border, since the quantile is itself an estimate.
+    whole: whether all of the training was searched: only then can samples be called new. Twice the usual share is the
+    border, since the quantile is itself an estimate.
     """
     if low is not None and low > 2 * USUAL:
         return "memorises"
     if high is not None and high <= 2 * USUAL:
-        return "new"
+        return "new" if whole else PARTLY
     return "cannot tell"
+
+
+def searched(entry: dict[str, Any]) -> str:
+    """How much of the training was searched, in words."""
+    if entry["trained"] is not None and entry["searched"] >= entry["trained"]:
+        return f"all {entry['searched']} pictures of its training were searched"
+    of = "an unknown number of" if entry["trained"] is None else f"{entry['trained']}"
+    return f"{entry['searched']} of {of} pictures of its training were searched"
 
 
 def answer(name: str, entry: dict[str, Any]) -> str:
@@ -246,15 +265,19 @@ def answer(name: str, entry: dict[str, Any]) -> str:
     says = {
         "memorises": "copies pictures of its training",
         "new": "draws pictures that are as new as held-out ones",
+        PARTLY: "draws no more copies than held-out pictures are, as far as its training was searched",
         "cannot tell": "leaves open whether it copies pictures of its training",
     }
     codes = [part["verdict"] for part in entry["spaces"].values()]
-    code = "memorises" if "memorises" in codes else "cannot tell" if "cannot tell" in codes else "new"
+    code = next(one for one in ("memorises", "cannot tell", PARTLY, "new") if one in codes)
     parts = [
         f"{percent(part['copy'])} of the samples are copies and {percent(part['near'])} are near in {SPACES[space]}"
         for space, part in entry["spaces"].items()
     ]
-    return f"{name} {says[code]}: {'; '.join(parts)} ({USUAL:.0%} of held-out pictures are as near, by definition)."
+    return (
+        f"{name} {says[code]}: {'; '.join(parts)} ({USUAL:.0%} of held-out pictures are as near, by definition; "
+        f"{searched(entry)})."
+    )
 
 
 def describe(

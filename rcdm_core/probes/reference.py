@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from rcdm_core.errors import UnreadableImage
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs
 from rcdm_core.metrics.distances import mean_of_pairs
+from rcdm_core.metrics.neighbours import Nearest
 from rcdm_core.probes.pictures import Picture, Pictures, default_data, fit_of, from_source, h_of, read_arrays
 
 if TYPE_CHECKING:
@@ -40,6 +42,17 @@ class Random:
     @property
     def squares(self) -> np.ndarray:
         return self.distances**2
+
+    @cached_property
+    def nearest(self) -> np.ndarray:
+        """Of each of the N pictures, the distance of h to the nearest of the others: [N]; infinite without another."""
+        search = Nearest(self.h, 2)
+        search.add(self.h)
+        own = search.indices[:, 0] == np.arange(len(self.h))
+        # a picture is its own nearest, but for one of the same h, and that one is then as near
+        other = np.where(own, search.indices[:, 1], search.indices[:, 0])
+        found = np.linalg.norm(self.h - self.h[other], axis=1)  # again: the search rounds
+        return np.where(other < 0, np.inf, found)
 
     def mean(self, pairs: np.ndarray) -> float | None:
         """The unit of one of the matrices: its mean over pairs of different pictures; None without one, or if 0."""

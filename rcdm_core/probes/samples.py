@@ -138,8 +138,7 @@ def unusual(h: np.ndarray, reference: Random) -> np.ndarray:
     """
     if len(reference.h) < 3:
         return np.full(len(h), np.nan)
-    distances = reference.distances + np.diag(np.full(len(reference.h), np.inf))
-    usual = np.sort(distances.min(axis=1))
+    usual = np.sort(reference.nearest)
     result = []
     for row in h:
         to_pool = np.linalg.norm(reference.h - row, axis=1)

@@ -64,7 +64,7 @@ def run(context: Context) -> Result:
         own = np.array([seen[j].id == picture.id for j, picture in zip(nearest, near, strict=True)])
         distance = np.linalg.norm(drawn.h[:, 0] - h, axis=-1)
         result.aggregates[name] = {
-            **shares(searched, flags, params["count"], len(pool), len(seen)),
+            **shares(searched, flags, params["count"], len(pool), len(seen), model.train_count),
             **_numbers(context, drawn, distance, found, references[m]),
             "memory": bootstrap_ratio(away, control, seed=context.seed).as_json(),
             "own": wilson(int(own.sum()), len(own)).as_json(),

@@ -37,7 +37,10 @@ class Verdict:
 
 
 def band(response: Estimate) -> str:
-    """ "high", "low", "part" or "unclear": where the interval lies, or the value and a margin where there is none."""
+    """ "high", "low", "part" or "unclear": where the interval lies, or the value and a margin where there is none.
+
+    "low" is close to 0: what goes against the picture, clearly below 0, comes from h as much as what goes with it.
+    """
     low, high = _low(response), _high(response)
     if low >= FOLLOWS:
         return "high"
@@ -124,7 +127,8 @@ def judge_retention(found: Retained) -> Verdict:
     rendered, decodable = found.rendered, found.decodable
     if found.heard is None:
         return Verdict("dropped", "h is the same for all pictures")
-    read = band(decodable)
+    # a readout that is worse than the mean has learnt nothing: of an R² the upper end alone counts
+    read = "low" if _high(decodable) <= IGNORES else band(decodable)
     if rendered is None:
         if read == "high":
             return Verdict("generator", f"a readout of h has it ({decodable.value:.2f}), most samples have none of it")
@@ -153,6 +157,9 @@ def judge_retention(found: Retained) -> Verdict:
         if doubt:
             return Verdict("cannot tell", f"neither samples nor readout have it, but {doubt} ({numbers})")
         return Verdict("dropped", f"neither the samples nor a readout of h have it ({numbers})")
+    if read == "low" and shown == "unclear" and _high(rendered) <= IGNORES:
+        why = "the samples may go against the picture, which takes an h that tells it"
+        return Verdict("cannot tell", f"{why} ({numbers})")
     if shown == read == "part":
         return Verdict("cannot tell", f"some of it is kept: too much for dropped and too little for kept ({numbers})")
     return Verdict("cannot tell", f"it is neither clearly there nor clearly not ({numbers})")

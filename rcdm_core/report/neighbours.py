@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
-WORDS = {"memorises": "memorises", "new": "as new as held-out pictures", "cannot tell": "cannot tell"}
+WORDS = {"new": "as new as held-out pictures"}  # a verdict's words where they are not its own
 
 
 def by_space(result: Result, context: Context) -> list[tuple[str, dict[str, Any]]]:
@@ -37,8 +37,9 @@ def write_report(
         "Numbers",
         ["", "copies", "near", "verdict", "median distance", "held-out's"],
         [
-            [title, part["copy"], part["near"], WORDS[part["verdict"]], part["median"], part["median_held_out"]]
+            [title, part["copy"], part["near"], word, part["median"], part["median_held_out"]]
             for title, part in by_space(result, context)
+            for word in [WORDS.get(part["verdict"], part["verdict"])]
         ],
         digits=3,
         chart=1,

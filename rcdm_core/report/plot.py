@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _INK = "#14181f"  # of text and axes; in a page it becomes the colour of the page's own text
 _DPI = 110
 _ACROSS = 3  # panels beside each other
+_LETTERS = 60  # of all labels below an axis, with room between them, that fit beside each other
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,12 @@ class Line:
 
 
 def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str, y_label: str) -> str:
-    """Panels by title, three beside each other, each with its lines. Writes the PNG and returns the SVG."""
+    """Panels by title, three beside each other, each with its lines. Writes the PNG and returns the SVG.
+
+    The scale is one for all and starts at 0, or below whatever is below that, with a line at 0.
+    """
+    ends = [e[key] for lines in panels.values() for line in lines for e in line.estimates for key in ("value", "low")]
+    lowest = min([0.0, *(end for end in ends if end is not None)])
 
     def draw(axes: Axes, lines: Sequence[Line]) -> None:
         for line in lines:
@@ -42,7 +48,11 @@ def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str
                 low, high = ([e[key] for e in line.estimates] for key in ("low", "high"))
                 axes.fill_between(line.x, low, high, color=colour, alpha=0.18, lw=0)
         axes.set_xlabel(x_label)
-        axes.set_ylim(bottom=0)
+        if lowest < 0:
+            axes.axhline(0, color=_INK, lw=0.8, alpha=0.4)
+            axes.set_ylim(bottom=1.05 * lowest)
+        else:
+            axes.set_ylim(bottom=0)
 
     figure, axes = _axes(len(panels), height=2.7)
     for axis, (title, lines) in zip(axes, panels.items(), strict=False):
@@ -102,7 +112,10 @@ def plot_bars(
                 axes.plot([x, x], [estimate["low"], estimate["high"]], "-", color=_INK, lw=1.1)
     for k, value in enumerate(level):
         axes.plot([k - 0.45, k + 0.45], [value, value], "--", color=_INK, lw=1, label=level_label if k == 0 else None)
-    axes.set_xticks(range(len(kinds)), kinds)
+    # labels are about as wide as their letters: where they would touch, they lean
+    crowded = sum(map(len, kinds)) + 2 * len(kinds) > _LETTERS
+    lean: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
+    axes.set_xticks(range(len(kinds)), kinds, **lean)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
