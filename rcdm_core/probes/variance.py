@@ -17,7 +17,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw, pixel_variance
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import fit_of, h_of, read_arrays
-from rcdm_core.probes.reference import Random, random_pictures
+from rcdm_core.probes.reference import UNIT_PICTURES, Random, random_pictures
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
@@ -43,7 +43,7 @@ def run(context: Context) -> Result:
     pictures = pictures_of(context, data, params["count"])
     result = context.begin(pictures, data)
     pool = pool_of(context, data, pictures, params["pool"])
-    references = random_pictures(context, pool)
+    references = random_pictures(context, pool, kept=UNIT_PICTURES)
     top = params["top"]
     scale = legend(top, "variance")
 
