@@ -7,7 +7,7 @@ the generator's size, and of the samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,7 @@ RANDOM, SAME_CLASS, TRAINING, SAMPLES, SMALL = (
     "samples",
     "picture at samples' size",
 )
+SHOWN = 4  # pictures in the page; all are in result.json and as PNG files
 PARAMETERS = {
     "samples": Option(int, 8, "pictures of each kind, and samples of each h"),
     "count": Option(int, 12, "held-out pictures to look at when no --image is given"),
@@ -86,11 +87,12 @@ def run(context: Context) -> Result:
         made: dict[tuple[str, int, str], dict[str, np.ndarray]] = {}
         for m, model in enumerate(context.models):
             look = _others(picture, h[m][i], pool, references[m], labels, params["samples"])
-            look.squares.update(nearest[m].squares[i])
-            look.shown.update(nearest[m].shown[i])
+            if near := nearest[m].pictures[i]:
+                look.squares[TRAINING] = nearest[m].squares[i]
+                look.shown[TRAINING] = read_arrays(near, model.image_size, fit_of(model))
             _own(context, model, picture, h[m][i], augmentations, look, made)
             looks.append(look)
-        found.append(looks)
+        found.append([replace(look, shown={}) for look in looks])
         file = f"distances-{i + 1:03d}.png"
         result.images.append(
             {
@@ -106,7 +108,7 @@ def run(context: Context) -> Result:
         )
         caption = f"{picture.name}: squared distance from its h, in units of two random pictures'"
         draw_grid(result.add_file(file), fresh, titles=context.names, caption=caption)
-        rows += fresh if i < 4 else []
+        rows += fresh if i < SHOWN else []
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
@@ -151,10 +153,10 @@ def _others(picture: Picture, h: np.ndarray, pool: Pictures, reference: Random, 
 
 @dataclass(frozen=True)
 class _Neighbours:
-    """For each picture the entry TRAINING of a Look; searched: pictures of the training."""
+    """For each picture its nearest ones of the training and their squared distances; searched: among how many."""
 
-    squares: list[dict[str, np.ndarray]]
-    shown: list[dict[str, np.ndarray]]
+    squares: list[np.ndarray]
+    pictures: list[list[Picture]]
     searched: int
 
 
@@ -168,7 +170,7 @@ def _nearest(
         result.notes.append(
             f"The pictures that {context.names[m]} was trained on are not at hand, so that none of them is the nearest."
         )
-        return _Neighbours([{} for _ in pictures], [{} for _ in pictures], 0)
+        return _Neighbours([np.zeros(0)] * len(pictures), [[]] * len(pictures), 0)
     search = Nearest(h, n + 1)  # one more: a picture that was trained on finds itself
     seen: list[Picture] = []
     context.progress.start(len(training), f"{context.names[m]}: searching the training", unit="picture")
@@ -176,17 +178,13 @@ def _nearest(
         search.add(part_h)
         seen += part
     context.progress.finish()
-    squares: list[dict[str, np.ndarray]] = []
-    shown: list[dict[str, np.ndarray]] = []
+    squares: list[np.ndarray] = []
+    near: list[list[Picture]] = []  # empty for one that is all of the training itself
     for i, picture in enumerate(pictures):
         places = [(k, j) for k, j in enumerate(search.indices[i]) if j >= 0 and seen[j].id != picture.id][:n]
-        if not places:  # it was trained on itself alone
-            squares.append({})
-            shown.append({})
-            continue
-        squares.append({TRAINING: search.squares[i, [k for k, _ in places]]})
-        shown.append({TRAINING: read_arrays([seen[j] for _, j in places], model.image_size, fit_of(model))})
-    return _Neighbours(squares, shown, len(seen))
+        squares.append(search.squares[i, [k for k, _ in places]])
+        near.append([seen[j] for _, j in places])
+    return _Neighbours(squares, near, len(seen))
 
 
 def _own(

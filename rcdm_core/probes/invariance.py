@@ -35,7 +35,7 @@ def run(context: Context) -> Result:
 
     Raises RCDMError for parameters out of range, or pictures that cannot be read.
     """
-    from rcdm_core.report.invariance import draw_image, write_report
+    from rcdm_core.report.invariance import SHOWN, draw_image, write_report
 
     params = context.params
     rows = pick(params["transform"])
@@ -62,7 +62,7 @@ def run(context: Context) -> Result:
     for i, picture in enumerate(pictures):
         views = views_of(context, picture, rows, strength)
         blocks = [look_at(context, model, picture, views) for model in context.models]
-        found.append(blocks)
+        found.append(blocks if i < SHOWN else [block.numbers() for block in blocks])
         result.images.append(_record(context, picture, rows, blocks, references))
         name = f"invariance-{i + 1:03d}.png"
         draw_image(result.add_file(name), context.names, rows, blocks, result.images[-1])

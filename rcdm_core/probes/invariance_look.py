@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +39,10 @@ class Block:
     real: dict[str, np.ndarray]
     drawn: dict[str, np.ndarray]
     spread: dict[str, np.ndarray]
+
+    def numbers(self) -> Block:
+        """The same without its pictures and samples, which are most of it."""
+        return replace(self, pictures=self.pictures[:0].copy(), samples=self.samples[:0].copy())
 
 
 def views_of(context: Context, picture: Picture, rows: Sequence[Transform], strength: float) -> Views:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,9 +21,9 @@ MIN_READOUT = 64  # pictures from which a linear readout is worth fitting
 class Reference:
     """What a model does to pictures that nobody transformed.
 
-    random: those that random pairs are of. readouts: attribute -> a linear readout of h, empty with fewer than 64
-    pictures beside the probed ones, on which alone they are fitted. growth: what the second half of those added to each
-    readout's R².
+    random: those that random pairs are of, without the pictures. readouts: attribute -> a linear readout of h, empty
+    with fewer than 64 pictures beside the probed ones, on which alone they are fitted. growth: what the second half of
+    those added to each readout's R².
     """
 
     random: Random
@@ -59,13 +59,15 @@ class Usual:
 def take_references(context: Context, pictures: Pictures, pool: Pictures) -> list[Reference]:
     """For each model: random pairs of the pool (of the pictures where it has none), and readouts fitted on the pool."""
     references = []
-    for random in random_pictures(context, pool if len(pool) > 1 else pool_of(context, None, pictures, 0)):
+    fits = len(pool) >= MIN_READOUT  # otherwise nothing is measured in the pictures
+    others = pool if len(pool) > 1 else pool_of(context, None, pictures, 0)
+    for random in random_pictures(context, others, kept=None if fits else 0):
         readouts, growth = {}, {}
-        if len(pool) >= MIN_READOUT:
+        if fits:
             half = len(pool) // 2  # in the order of content ids, which is a random one
             for name, values in measure(random.pictures).items():
                 if (readout := fit_readout(random.h, values)) is not None:
                     before = fit_readout(random.h[:half], values[:half])
                     readouts[name], growth[name] = readout, readout.r2 - (before.r2 if before else 0.0)
-        references.append(Reference(random, readouts, growth))
+        references.append(Reference(replace(random, pictures=random.pictures[:0].copy()), readouts, growth))
     return references

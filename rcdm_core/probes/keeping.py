@@ -53,9 +53,14 @@ def keep(
     arrays = compute()
     if path is not None:
         make_folder(path.parent)
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy takes a name such as allow_pickle for an option
+        write_arrays(path, arrays)
     return arrays
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """An .npz file of arrays, whole or not at all. Raises RCDMError when it cannot be written."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy takes a name such as allow_pickle for an option
 
 
 def forget(out: Path) -> None:

@@ -73,15 +73,18 @@ def run(context: Context) -> Result:
     for number, block in enumerate(blocks(len(pictures), 3 * n), 1):
         part = pictures[block]
         other = partners[block] if partners else None
-        for m, model in enumerate(context.models):
-            looks[m].append(look_at(context, model, part, other, *known[m], thresholds[m]))
+        of_block = [
+            look_at(context, model, part, other, *known[m], thresholds[m]) for m, model in enumerate(context.models)
+        ]
         fresh = []
         for i, picture in enumerate(part):
-            result.images.append(_record(context, picture, other[i] if other else None, [of[-1] for of in looks], i))
-            fresh += _rows(context, block.start + i, picture, i, [of[-1] for of in looks], references)
+            result.images.append(_record(context, picture, other[i] if other else None, of_block, i))
+            fresh += _rows(context, block.start + i, picture, i, of_block, references)
         caption = "h: how far samples are from unmodified ones, beyond their spread, in distances of random pictures"
         draw_grid(result.add_file(f"manipulation-{number:03d}.png"), fresh, titles=context.names, caption=caption)
         rows += fresh if len(rows) < SHOWN_ROWS else []
+        for of_model, look in zip(looks, of_block, strict=True):
+            of_model.append(look.numbers())
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +47,10 @@ class Look:
     moved: dict[str, dict[str, np.ndarray]]
     within: dict[str, np.ndarray]
     toward: dict[str, dict[str, np.ndarray]]
+
+    def numbers(self) -> Look:
+        """The same without its samples, which are most of it."""
+        return replace(self, samples={})
 
 
 def threshold(given: float, h: np.ndarray) -> Threshold:

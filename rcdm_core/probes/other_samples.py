@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError, UnreadableImage
-from rcdm_core.probes.reference import BATCH
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -42,7 +41,7 @@ class OtherSamples:
         import torch
 
         from rcdm_core.data.images import read_array
-        from rcdm_core.probes.pictures import fit_of
+        from rcdm_core.probes.pictures import BATCH, fit_of
 
         parts = []
         for start in range(0, len(self.files), BATCH):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WORKING_SIDE = 1024  # pixels: originals that are transformed are reduced to this side first where they are larger
 DRAWN_SIDE = 256  # pixels: of pictures that have no size of their own, because they are drawn
+BATCH = 32  # pictures read and encoded at a time
 _GLANCE = 8  # pixels: enough to know that a file can be read
 _CENTRE_SIDE = 128  # pixels at which the object's centre is looked for
 _UNITS = {1: "picture", 2: "pair", 3: "triple"}  # by Pictures.each
@@ -196,13 +197,19 @@ def read_arrays(
 
 
 def h_of(model: RCDM, pictures: Sequence[Picture]) -> np.ndarray:
-    """h of untransformed pictures, float32 [N, dim]: from the model's file of representations where it has them."""
+    """h of untransformed pictures, float32 [N, dim]: from the model's file of representations where it has them.
+
+    The others are read and encoded BATCH at a time.
+    """
     import torch
 
     def compute(places: Sequence[int]) -> np.ndarray:
-        chosen = [pictures[place] for place in places]
-        seen = read_arrays(chosen, model.encoder.image_size, fit_of(model), model.encoder.interpolation)
-        return model.encode(torch.from_numpy(seen)).numpy()
+        parts = []
+        for start in range(0, len(places), BATCH):
+            chosen = [pictures[place] for place in places[start : start + BATCH]]
+            seen = read_arrays(chosen, model.encoder.image_size, fit_of(model), model.encoder.interpolation)
+            parts.append(model.encode(torch.from_numpy(seen)).numpy())
+        return np.concatenate(parts)
 
     if model.representations is None:
         return compute(range(len(pictures)))

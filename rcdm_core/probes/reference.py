@@ -13,7 +13,7 @@ from rcdm_core.errors import UnreadableImage
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs
 from rcdm_core.metrics.distances import mean_of_pairs
 from rcdm_core.metrics.neighbours import Nearest
-from rcdm_core.probes.pictures import Picture, Pictures, default_data, fit_of, from_source, h_of, read_arrays
+from rcdm_core.probes.pictures import BATCH, Picture, Pictures, default_data, fit_of, from_source, h_of, read_arrays
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
     from rcdm_core.probes.base import Context
 
-BATCH = 32  # pictures read and encoded at a time
 UNIT_PICTURES = 512  # whose pairs are the unit of distances, at most
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.retention import over_samples
 from rcdm_core.probes.drawing import draw
-from rcdm_core.probes.pictures import Pictures, fit_of, h_of, read_arrays
-from rcdm_core.probes.reference import BATCH
+from rcdm_core.probes.pictures import BATCH, Pictures, fit_of, h_of, read_arrays
 
 if TYPE_CHECKING:
     from rcdm_core.metrics.judge import Judge

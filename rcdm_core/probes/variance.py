@@ -2,6 +2,7 @@
 
 The variance of each pixel over the samples of one h, on one colour scale for all pictures and models, and its mean as
 against that of random held-out pictures: 0 where h says everything that the generator draws, 1 where it says nothing.
+The maps are in OUT/variance-NNN.npz, a file a block of pictures; result.json says which array and row of it.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from rcdm_core.metrics.bootstrap import bootstrap_mean
 from rcdm_core.metrics.paired import compare
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw, pixel_variance
+from rcdm_core.probes.keeping import write_arrays
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import fit_of, h_of, read_arrays
-from rcdm_core.probes.reference import Random, random_pictures
+from rcdm_core.probes.reference import UNIT_PICTURES, Random, random_pictures
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
@@ -43,7 +45,7 @@ def run(context: Context) -> Result:
     pictures = pictures_of(context, data, params["count"])
     result = context.begin(pictures, data)
     pool = pool_of(context, data, pictures, params["pool"])
-    references = random_pictures(context, pool)
+    references = random_pictures(context, pool, kept=UNIT_PICTURES)
     top = params["top"]
     scale = legend(top, "variance")
 
@@ -57,17 +59,20 @@ def run(context: Context) -> Result:
             drawn = draw(context, model, h_of(model, part), params["samples"], [picture.id for picture in part])
             looks.append((drawn.samples, pixel_variance(drawn.samples)))
         shown = read_arrays(part, context.models[0].image_size, fit_of(context.models[0]))
+        file = f"variance-{number:03d}"
+        write_arrays(result.add_file(f"{file}.npz"), {_array(m): maps for m, (_, maps) in enumerate(looks)})
         fresh = []
         for i, picture in enumerate(part):
             of_models: dict[str, Any] = {}
             lines = []
-            for name, (_, maps), reference in zip(context.names, looks, references, strict=True):
+            for m, (name, (_, maps), reference) in enumerate(zip(context.names, looks, references, strict=True)):
                 mean, unit = float(maps[i].mean()), reference.mean(reference.pixels)
                 means[name].append(mean)
-                of_models[name] = {"variance": mean, "relative": mean / unit if unit else None, "map": maps[i]}
+                place = {"file": f"{file}.npz", "array": _array(m), "row": i}
+                of_models[name] = {"variance": mean, "relative": mean / unit if unit else None, "map": place}
                 lines.append([f"{mean:.4f}", *([f"{mean / unit:.2f} of random"] if unit else [])])
-            file = f"variance-{number:03d}.png"
-            result.images.append({"name": picture.name, "content_id": picture.id, "models": of_models, "file": file})
+            record = {"name": picture.name, "content_id": picture.id, "models": of_models, "file": f"{file}.png"}
+            result.images.append(record)
             fresh.append(
                 GridRow(
                     label=[f"{block.start + i + 1}"],
@@ -82,7 +87,7 @@ def run(context: Context) -> Result:
         if number == 1 and len(pool) > 1:
             fresh.insert(0, _random_row(references, top))
         caption = f"the map's colour, then samples; {params['samples']} samples a map"
-        draw_grid(result.add_file(file), fresh, titles=context.names, legend=scale, caption=caption)
+        draw_grid(result.add_file(f"{file}.png"), fresh, titles=context.names, legend=scale, caption=caption)
         rows += fresh if number <= 8 else []
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
@@ -103,6 +108,11 @@ def run(context: Context) -> Result:
     result.aggregates["differences"] = [difference.as_json() for difference in found]
     write_report(result, context, rows, found, scale)
     return result
+
+
+def _array(m: int) -> str:
+    """What the maps of a model, float64 [pictures of the block, S, S], are called in their file."""
+    return f"model_{m + 1}"
 
 
 def _random_row(references: list[Random], top: float) -> GridRow:

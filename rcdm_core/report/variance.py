@@ -34,7 +34,7 @@ def write_report(
         note="The mark on the scale is 1: samples that differ as much as random pictures.",
     )
     caption = "First random pictures, to compare with. The picture; the map of its samples' variance; some of the "
-    caption += "samples. One colour scale for all:"
+    caption += "samples. The maps as numbers are in variance-001.npz and so on. One colour scale for all:"
     figure = Figure(rows, context.names, caption, legend=scale)
     return write_probe_page(
         result, context, "Variance", Parts([table], [], [figure], differences(found, "of random pictures"))
