@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import shlex
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import hatchling.build
@@ -15,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from rcdm_cli.main import main
-from rcdm_core import registry, weights
+from rcdm_core import Probe, registry, weights
 from rcdm_core.conformance import ON_H
 from rcdm_core.download import NotFetched
 from rcdm_core.hookspecs import RepresentationProvider
@@ -121,9 +123,42 @@ def test_following_the_page_gives_what_it_shows(
                 registry.reload()
                 assert is_shown(shown, result.output), f"{command}\n{result.output}"
                 assert result.exit_code == (2 if "Error: " in shown else 1 if "FAILED" in shown else 0), command
-    assert len(set(files)) == len(files) == 9 and len(ran) >= 20
+    assert len(set(files)) == len(files) == 10 and len(ran) >= 23
     for path in (PROJECT, *files[-3:]):
         assert path.exists()
+    what_a_probe_depends_on([command for command in ran if "--only crowding" in command][-1])
+
+
+def what_a_probe_depends_on(again: str) -> None:
+    """The probe of the page that says so: two pictures although one was asked for, and anew where its file is new."""
+    results = Path("out/all/crowding/result.json")
+
+    def run() -> tuple[str, float]:
+        registry.reload()
+        output = CliRunner().invoke(main, shlex.split(again)[1:]).output
+        registry.reload()
+        return output, json.loads(results.read_text())["aggregates"]["thumbnail"]["mean"]
+
+    before = json.loads(results.read_text())
+    assert before["arguments"]["count"] == 2 and before["aggregates"]["thumbnail"]["pairs"] == 1
+    Path("usual.txt").write_text("2.0\n")
+    output, mean = run()
+    assert "done before" not in output and mean == pytest.approx(before["aggregates"]["thumbnail"]["mean"] / 2)
+    assert "crowding: done before" in run()[0]
+    Path("usual.txt").write_text("far\n")
+    registry.reload()
+    output = CliRunner().invoke(main, shlex.split(again)[1:]).output
+    registry.reload()
+    assert "usual.txt holds no number" in output
+
+
+def test_the_page_tells_all_that_a_probe_can_say_about_itself() -> None:
+    section = TEXT[TEXT.index("### Probes") : TEXT.index("### What a plugin must not do")]
+    assert [one.name for one in fields(Probe) if not re.search(rf"(`{one.name}`|\b{one.name}=)", section)] == []
+    table = section[section.index("| field |") :].partition("\n\n")[0]
+    explained = re.findall(r"^\| `(\w+)` \|", table, flags=re.M)
+    optional = [one.name for one in fields(Probe) if (one.default, one.default_factory) != (MISSING, MISSING)]
+    assert sorted(explained) == sorted(optional)
 
 
 def test_the_page_explains_every_check_and_every_hook() -> None:
