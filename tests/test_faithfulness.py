@@ -153,6 +153,12 @@ def test_samples_of_another_system(tmp_path: Path) -> None:
     assert found.answer[-1].startswith("right, in the h of exact") and "first for 100.0%" in found.answer[-1]
     assert "right, in h of exact" in (tmp_path / "out" / "report.html").read_text()
 
+    # and its pictures are on the page, beside the model's
+    everything = arguments | {"count": len(DATA), "rows": len(DATA), "out": tmp_path / "rows"}
+    rcdm_core.run_probe("faithfulness", **everything, other_samples=str(folder))
+    page = (tmp_path / "rows" / "report.html").read_text()
+    assert page.count('alt="samples of right"') == 6 and "<th>samples of right</th>" in page
+
     # the same by the content of a file, in JSON; and every sample made from another picture than it says
     wrong = samples_folder(tmp_path / "wrong", [(f"{i}.png", DATA.names[i + 1]) for i in range(20, 30)])
     rows = [{"file": f"{i}.png", "image": DATA.names[i + 1]} for i in range(20, 30)]

@@ -113,7 +113,9 @@ def run(context: Context) -> Result:
     shown = min(params["rows"], count)
     if shown:
         draw_rows(result.add_file("faithfulness.png"), context.names, rows, result.images[:shown])
-    write_report(result, context, rows, result.images[:shown], compared)
+    size, fit = context.models[0].image_size, fit_of(context.models[0])
+    theirs = [] if other is None else [other.shown(i, size, fit, GRID_SAMPLES) for i in range(shown)]
+    write_report(result, context, rows, result.images[:shown], compared, theirs)
     return result
 
 
