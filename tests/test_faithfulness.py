@@ -183,12 +183,28 @@ def test_samples_of_another_system(tmp_path: Path) -> None:
     arguments = {"models": [model], "data": DATA, "out": tmp_path / "out", "count": 5, "rows": 0}
     found = rcdm_core.run_probe("faithfulness", **arguments, other_samples=str(folder))
     entry = found.aggregates["exact"]
-    assert entry["other"] == {"name": "right", "samples": 9, "pictures": 6}
+    square = entry["other"].pop("square")
+    assert entry["other"] == {"name": "right", "samples": 9, "pictures": 6} and square["n"] == 6
+    assert square["value"] < 0.01 and entry["square"]["n"] == 5
+    records = found.aggregates["other_images"]
+    assert len(records) == 6 and all((one["ranks"]["exact"]["originals"] == 1).all() for one in records)
+    assert sum(len(one["files"]) for one in records) == 9 == sum(len(one["squares"]["exact"]) for one in records)
+    classes = entry["galleries"]["originals"]["other_classes"]
+    assert sum(one["mean_rank"]["n"] for one in classes.values()) == 6
+    shared = {one["content_id"] for one in records} & {one["content_id"] for one in found.images}
+    (difference,) = found.aggregates["differences"]
+    assert difference["second"] == "right, in h of exact" and difference["difference"]["n"] == len(shared)
     other = entry["galleries"]["originals"]["other"]
     assert other["top1"]["value"] == 1 and other["mean_rank"]["value"] == 1 and other["top1"]["n"] == 6
     assert any("1 samples of right were made from pictures that are not in the gallery" in note for note in found.notes)
     assert found.answer[-1].startswith("right, in the h of exact") and "first for 100.0%" in found.answer[-1]
     assert "right, in h of exact" in (tmp_path / "out" / "report.html").read_text()
+
+    # and its pictures are on the page, beside the model's
+    everything = arguments | {"count": len(DATA), "rows": len(DATA), "out": tmp_path / "rows"}
+    rcdm_core.run_probe("faithfulness", **everything, other_samples=str(folder))
+    page = (tmp_path / "rows" / "report.html").read_text()
+    assert page.count('alt="samples of right"') == 6 and "<th>samples of right</th>" in page
 
     # the same by the content of a file, in JSON; and every sample made from another picture than it says
     wrong = samples_folder(tmp_path / "wrong", [(f"{i}.png", DATA.names[i + 1]) for i in range(20, 30)])

@@ -108,8 +108,8 @@ def test_the_descents_are_at_h_and_a_deaf_generator_is_not(result: Result) -> No
     assert entry["pixels"]["roughness"]["low"] > 3 > entry["rcdm"]["roughness"]["high"]
     square = np.mean([record["models"]["linear"]["rcdm"]["square"] for record in result.images])
     assert entry["rcdm"]["square"]["value"] == pytest.approx(square)
-    by_pair = {(d["first"], d["second"]): d for d in result.aggregates["differences"]["linear"]}
-    assert by_pair["RCDM", "gradient on pixels"]["difference"]["low"] > 0 and len(by_pair) == 3
+    by_pair = {(d["first"], d["second"]): d for d in result.aggregates["differences"]}
+    assert by_pair["linear: RCDM", "gradient on pixels"]["difference"]["low"] > 0 and len(by_pair) == 3
 
 
 def test_the_output(result: Result) -> None:
@@ -146,14 +146,17 @@ def test_methods_are_compared_in_random_pairs_and_corrected_over_all_models(tmp_
     models = [LinearRCDM("one"), LinearRCDM("two")]
     settings: dict[str, Any] = {"count": 8, "samples": 1, "pool": 20, "iterations": 2}
     found = rcdm_core.run_probe("baselines", models=models, data=DATA, out=tmp_path, **settings).aggregates
-    rows = [(name, d) for name in ("one", "two") for d in found["differences"][name]]
-    assert [d["p_holm"] for _, d in rows] == holm([d["p"] for _, d in rows]) and len(rows) == 6
-    for name, d in rows:
-        first, second = (
-            next(found[name][key] for key, title in METHODS.items() if title == d[end]) for end in ("first", "second")
-        )
-        expected = first["relative"]["value"] - second["relative"]["value"]
-        assert d["difference"]["value"] == pytest.approx(expected, rel=1e-6)
+    rows = found["differences"]
+    assert [d["p_holm"] for d in rows] == pytest.approx(holm([d["p"] for d in rows])) and len(rows) == 2 * 3 + 3
+    titles = {title: key for key, title in METHODS.items()}
+    for d in rows:
+        name, first = d["first"].split(": ")
+        other, second = (name, d["second"]) if d["second"] in titles else (d["second"], first)
+        expected = found[name][titles[first]]["relative"]["value"] - found[other][titles[second]]["relative"]["value"]
+        assert d["difference"]["value"] == pytest.approx(expected, rel=1e-6, abs=1e-9) and d["difference"]["n"] == 8
+    assert {d["first"] for d in rows if d["second"] == "two"} == {f"one: {title}" for title in titles}
+    page = (tmp_path / "report.html").read_text()
+    assert "Models against each other" in page and "one: RCDM less two" in page
 
 
 def test_the_seconds_are_those_of_the_sampling_also_after_a_stop(

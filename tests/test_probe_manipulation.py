@@ -88,6 +88,22 @@ def test_the_output(result: Result) -> None:
     assert "|h| up to 0 (exact zeros)" in page and "Most against least common" in page and "set to zero" in page
 
 
+def test_models_are_compared_in_every_measure(tmp_path: Path) -> None:
+    """One generator draws what the dimensions hold, the other always the same."""
+    deaf = Planted("deaf")
+    deaf.spoiled = "constant"
+    found = run([Planted(), deaf], tmp_path, samples=2)
+    between = {d["first"]: d for d in found.aggregates["differences"] if d["second"] == "deaf"}
+    assert {"planted: background color, most common", "planted: h, least common"} <= set(between)
+    for title, one in between.items():
+        measure, which = title.removeprefix("planted: ").split(", ")
+        values = [found.aggregates[name]["measures"][measure][which]["value"] for name in ("planted", "deaf")]
+        assert one["difference"]["value"] == pytest.approx(values[0] - values[1], abs=1e-6)
+    one = between["planted: background color, most common"]
+    assert one["difference"]["value"] > 0.2 and one["p"] < 0.05 and one["p_holm"] >= one["p"]
+    assert "planted: background color, most common less deaf" in (tmp_path / "report.html").read_text()
+
+
 def test_swapped_dimensions_bring_the_partners_colour(tmp_path: Path) -> None:
     found = run([Planted()], tmp_path, mode="swap")
     entry = found.aggregates["planted"]["measures"]["background color"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -265,3 +266,17 @@ def test_without_labels_and_training(tmp_path: Path) -> None:
     found = run("distances", [FakeRCDM("exact")], tmp_path / "out", data=tmp_path, count=2, samples=1)
     assert any("has a label" in note for note in found.notes)
     assert set(found.aggregates["exact"]["relative"]) >= {"random pictures", "dino chain", "samples"}
+
+
+def test_a_class_of_one_held_out_picture_is_said(tmp_path: Path) -> None:
+    for i in range(5):
+        file = tmp_path / "in" / ("one" if i == 4 else "many") / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(DATA.get(i, 70).transpose(1, 2, 0)).save(file)
+    found = run("distances", [FakeRCDM("exact")], tmp_path / "out", data=tmp_path / "in", count=5, samples=1)
+    (note,) = (note for note in found.notes if "same class" in note)
+    assert "1 of the 5 pictures is left out" in note and "(one)" in note
+    squares = found.aggregates["exact"]["squares"]
+    assert squares["same class"]["n"] == 4 and squares["random pictures"]["n"] == 5
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert re.search(r"same class</th>.*?>4<", page, re.DOTALL)

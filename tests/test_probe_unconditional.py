@@ -81,6 +81,23 @@ def test_a_memory_a_collapse_and_an_exact_generator(result: Result) -> None:
     assert exact["noise"] == pytest.approx(0.003 * 3 / exact["random_pair_distance"])
 
 
+def test_models_are_compared_in_what_is_measured(result: Result) -> None:
+    found = {(d["first"], d["second"]): d for d in result.aggregates["differences"]}
+    assert len(found) == 3 * 8
+    memory, collapsed, exact = (result.aggregates[name] for name in ("memory", "collapsed", "exact"))
+    one = found["memory: memory", "exact"]
+    assert one["difference"]["value"] == pytest.approx(memory["memory"]["value"] - exact["memory"]["value"])
+    assert one["difference"]["high"] < 0 and one["p_holm"] < 0.01
+    for key, title in (("diversity", "diversity"), ("distance", "samples from h"), ("own", "nearest is its own")):
+        one = found[f"collapsed: {title}", "exact"]
+        assert one["difference"]["value"] == pytest.approx(collapsed[key]["value"] - exact[key]["value"], abs=1e-6)
+        assert one["p_holm"] < 0.01
+    copies = [entry["spaces"]["pixels"]["copy"]["value"] for entry in (memory, collapsed)]
+    one = found["memory: copies, in pixels", "collapsed"]
+    assert one["difference"]["value"] == pytest.approx(copies[0] - copies[1])
+    assert "memory: diversity less collapsed" in (result.out / "report.html").read_text()
+
+
 def test_the_output(result: Result) -> None:
     stored = json.loads((result.out / "result.json").read_text())
     assert stored["complete"] and stored["density"] == {"memory": 90, "collapsed": 90, "exact": 90}

@@ -61,6 +61,18 @@ def compare(values: Mapping[str, np.ndarray], *, seed: int = 0) -> list[Differen
     )
 
 
+def compare_each(values: Mapping[str, Mapping[str, np.ndarray]], *, seed: int = 0) -> list[Difference]:
+    """Every two models in each measure that both have, on the same pictures, with Holm's correction over all.
+
+    values: model -> measure -> [n]. The first name of a difference says the measure too.
+    """
+    found: list[Difference] = []
+    for measure in dict.fromkeys(measure for of_model in values.values() for measure in of_model):
+        having = {name: of_model[measure] for name, of_model in values.items() if measure in of_model}
+        found += [replace(one, first=f"{one.first}: {measure}") for one in compare(having, seed=seed)]
+    return together(found)
+
+
 def together(*parts: Sequence[Difference]) -> list[Difference]:
     """Differences of one run, however they were compared, with Holm's correction over all of them."""
     found = [difference for part in parts for difference in part]

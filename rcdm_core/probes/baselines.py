@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import bootstrap_mean
-from rcdm_core.metrics.paired import Difference, compare, together
+from rcdm_core.metrics.paired import Difference, compare, compare_each, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.keeping import Arrays, keep
@@ -85,17 +85,20 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
-    compared: dict[str, list[Difference]] = {}
+    within: list[Difference] = []
+    apart: dict[str, dict[str, np.ndarray]] = {}  # of each model, by method, over the pictures
     for name, reference in zip(context.names, references, strict=True):
         of_model = [record["models"][name] for record in result.counted(result.images)]
         result.aggregates[name] = {method: _aggregate(of_model, method, reference, context.seed) for method in METHODS}
         unit = reference.mean(reference.squares) or np.nan
-        apart = {METHODS[method]: np.array([one[method]["square"] for one in of_model]) / unit for method in METHODS}
-        compared[name] = compare(apart, seed=context.seed)
+        squares = {title: np.array([one[method]["square"] for one in of_model]) for method, title in METHODS.items()}
+        apart[name] = {title: values / unit for title, values in squares.items()}
+        of_methods = compare(apart[name], seed=context.seed)
+        within += [replace(one, first=f"{name}: {one.first}") for one in of_methods]
         result.answer.append(answer(name, result.aggregates[name]))
-    corrected = iter(together(*compared.values()))
-    result.aggregates["differences"] = {name: [next(corrected).as_json() for _ in of] for name, of in compared.items()}
-    write_report(result, context, rows)
+    differences = together(within, compare_each(apart, seed=context.seed))
+    result.aggregates["differences"] = [difference.as_json() for difference in differences]
+    write_report(result, context, rows, differences[: len(within)], differences[len(within) :])
     return result
 
 

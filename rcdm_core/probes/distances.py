@@ -75,6 +75,7 @@ def run(context: Context) -> Result:
     if not any(picture.id in labels for picture in pictures):
         result.notes.append("No picture has a label, so that there are none of the same class; the others are there.")
     pool = pool_of(context, data, pictures, params["pool"])
+    result.notes += _alone(pictures, pool, labels)
     references = random_pictures(context, pool)
     h = [h_of(model, [*pictures]).astype(np.float64) for model in context.models]
     nearest = [_nearest(context, result, m, pictures, h[m], data) for m in range(len(context.models))]
@@ -130,6 +131,24 @@ def run(context: Context) -> Result:
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
     write_report(result, context, rows, kinds, augmentations, against, differences)
     return result
+
+
+def _alone(pictures: Pictures, pool: Pictures, labels: dict[str, str]) -> list[str]:
+    """The note on pictures with a label that no other picture of the pool has."""
+    members: dict[str, set[str]] = {}
+    for one in pool:
+        if one.id in labels:
+            members.setdefault(labels[one.id], set()).add(one.id)
+    alone = [one for one in pictures if one.id in labels and not members.get(labels[one.id], set()) - {one.id}]
+    if not alone:
+        return []
+    classes = sorted({labels[one.id] for one in alone})
+    some = ", ".join(classes[:3]) + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
+    left_out = f"{len(alone)} of the {len(pictures)} pictures {'is' if len(alone) == 1 else 'are'} left out"
+    return [
+        f"{left_out} of “{SAME_CLASS}”: among the {len(pool)} held-out pictures there is no other of the class "
+        f"({some}). A larger --pool may have one."
+    ]
 
 
 def kinds_of(augmentations: list[Augmentation]) -> list[str]:

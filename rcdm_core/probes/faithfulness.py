@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
-from rcdm_core.metrics.paired import compare
+from rcdm_core.metrics.bootstrap import bootstrap_mean
+from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.metrics.ranks import chance, histogram, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw
@@ -61,12 +62,18 @@ def run(context: Context) -> Result:
 
     rows: list[dict[str, np.ndarray]] = []
     image_ranks: dict[str, dict[str, np.ndarray]] = {}
+    squares: dict[str, np.ndarray] = {}
+    others: dict[str, dict[str, Any]] = {}  # of the other system, in the h of each model, by picture
     for name, model in zip(context.names, context.models, strict=True):
         h = _gallery(context, model, gallery)
         found, first = _sample(context, model, gallery, h["originals"][:count])
         result.aggregates[name], image_ranks[name] = _aggregate(h, found, classes, context.seed)
+        squares[name] = _squares(found, h["originals"][:count, None])
+        result.aggregates[name]["square"] = bootstrap_mean(squares[name].mean(axis=1), seed=context.seed).as_json()
         if other is not None:
-            _add_other(result.aggregates[name], other, other.encode(model), h, context.seed)
+            own_classes = [labels.get(gallery[int(place)].id) for place in np.unique(other.targets)]
+            again = other.encode(model)
+            others[name] = _add_other(result.aggregates[name], other, again, h, own_classes, context.seed)
         rows.append(first)
         result.save()  # what is done stays, whatever happens to the next model
     for i in range(count):
@@ -74,18 +81,41 @@ def run(context: Context) -> Result:
             name: {key: ranks_[i] for key, ranks_ in of_model.items()} for name, of_model in image_ranks.items()
         }
         result.images.append(
-            {"name": gallery[i].name, "content_id": gallery[i].id, "class": classes[i], "ranks": by_model}
+            {
+                "name": gallery[i].name,
+                "content_id": gallery[i].id,
+                "class": classes[i],
+                "ranks": by_model,
+                "squares": {name: of_model[i] for name, of_model in squares.items()},
+            }
         )
+    if other is not None:
+        result.aggregates["other_images"] = [
+            {
+                "name": gallery[int(place)].name,
+                "content_id": gallery[int(place)].id,
+                "class": labels.get(gallery[int(place)].id),
+                "files": [str(file) for file, own in zip(other.files, other.targets, strict=True) if own == place],
+                "ranks": {
+                    name: {key: _known(table[row]) for key, table in of["ranks"].items()} for name, of in others.items()
+                },
+                "squares": {name: _known(of["squares"][row]) for name, of in others.items()},
+            }
+            for row, place in enumerate(np.unique(other.targets))
+        ]
     result.answer = [answer(name, result.aggregates[name], len(gallery)) for name in context.names]
     if other is not None:
         result.answer += [answer_other(name, result.aggregates[name], len(gallery)) for name in context.names]
     reciprocal = {name: (1 / of_model["originals"]).mean(axis=1) for name, of_model in image_ranks.items()}
-    compared = compare(reciprocal, seed=context.seed)
+    against = _against(other, others, reciprocal, count, context.seed) if other is not None else []
+    compared = together(compare(reciprocal, seed=context.seed), against)
     result.aggregates["differences"] = [difference.as_json() for difference in compared]
     shown = min(params["rows"], count)
     if shown:
         draw_rows(result.add_file("faithfulness.png"), context.names, rows, result.images[:shown])
-    write_report(result, context, rows, result.images[:shown], compared)
+    size, fit = context.models[0].image_size, fit_of(context.models[0])
+    theirs = [] if other is None else [other.shown(i, size, fit, GRID_SAMPLES) for i in range(shown)]
+    write_report(result, context, rows, result.images[:shown], compared, theirs)
     return result
 
 
@@ -145,17 +175,61 @@ def _aggregate(
     return entry, image_ranks
 
 
+def _squares(found: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """‖h(sample) − h‖² of samples [..., dim] and of what they were made from: figure 23, in h's own units."""
+    return np.asarray(((found.astype(np.float64) - h) ** 2).sum(axis=-1))
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    """Without the NaN that stand where a picture has fewer samples than another."""
+    return np.asarray(values[np.isfinite(values)])
+
+
 def _add_other(
-    entry: dict[str, Any], other: OtherSamples, found: np.ndarray, h: dict[str, np.ndarray], seed: int
-) -> None:
-    """Into a model's entry, what another system's samples, h [Q, dim], reach in the same h."""
+    entry: dict[str, Any],
+    other: OtherSamples,
+    found: np.ndarray,
+    h: dict[str, np.ndarray],
+    classes: list[str | None],
+    seed: int,
+) -> dict[str, Any]:
+    """Into a model's entry, what another system's samples, h [Q, dim], reach in the same h.
+
+    classes: of its pictures. Returns by picture [pictures, samples] the ranks in each gallery, and the squares.
+    """
     entry["other"] = {"name": other.name, "samples": len(other.files), "pictures": len(np.unique(other.targets))}
+    tables: dict[str, Any] = {"ranks": {}}
     for name, gallery in h.items():
         table = other.by_picture(ranks(found, gallery, other.targets))
-        entry["galleries"][name]["other"] = summarise(table, seed=seed).as_json()
-        entry["galleries"][name]["other_histogram"] = [
-            one.as_json() for one in histogram(table, len(gallery), seed=seed)
-        ]
+        tables["ranks"][name] = table
+        entry["galleries"][name] |= {
+            "other": summarise(table, seed=seed).as_json(),
+            "other_histogram": [one.as_json() for one in histogram(table, len(gallery), seed=seed)],
+            "other_classes": {
+                own: summarise(table[np.array([one == own for one in classes])], seed=seed).as_json()
+                for own in sorted({one for one in classes if one is not None})
+            },
+        }
+    tables["squares"] = other.by_picture(_squares(found, h["originals"][other.targets]))
+    entry["other"]["square"] = bootstrap_mean(np.nanmean(tables["squares"], axis=1), seed=seed).as_json()
+    return tables
+
+
+def _against(
+    other: OtherSamples, others: dict[str, dict[str, Any]], reciprocal: dict[str, np.ndarray], count: int, seed: int
+) -> list[Difference]:
+    """Each model's samples against the other system's, in reciprocal rank, over the pictures that both were made from.
+
+    A picture without a sample of either is left out.
+    """
+    places = np.unique(other.targets)
+    found = []
+    for name, of_model in reciprocal.items():
+        theirs = np.full(count, np.nan)
+        inside = places < count
+        theirs[places[inside]] = np.nanmean(1 / others[name]["ranks"]["originals"][inside], axis=1)
+        found += compare({name: of_model, f"{other.name}, in h of {name}": theirs}, seed=seed)
+    return found
 
 
 def answer_other(name: str, entry: dict[str, Any], n: int) -> str:

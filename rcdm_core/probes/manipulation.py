@@ -16,7 +16,7 @@ from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.bootstrap import bootstrap_mean, bootstrap_over_pairs
 from rcdm_core.metrics.distances import mean_of_pairs
-from rcdm_core.metrics.paired import Difference, compare, together
+from rcdm_core.metrics.paired import Difference, compare, compare_each, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks
 from rcdm_core.probes.manipulation_look import WHICH, H, Look, look_at, threshold
@@ -88,7 +88,8 @@ def run(context: Context) -> Result:
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 
-    differences: list[Difference] = []
+    within: list[Difference] = []
+    moves: dict[str, dict[str, np.ndarray]] = {}  # of each model, by what the measure is called, over the pictures
     for name, of_model, reference in zip(context.names, looks, references, strict=True):
         fresh_aggregate, values = _aggregate(of_model, result.counting, reference, context.seed)
         result.aggregates[name] |= {"pool": len(pool), **fresh_aggregate}
@@ -97,14 +98,15 @@ def run(context: Context) -> Result:
             found = compare(
                 {f"{name}: {measure_}, most": of_which[WHICH[0]], "least": of_which[WHICH[1]]}, seed=context.seed
             )
-            differences += found
+            within += found
+        moves[name] = {f"{key}, {which}": of[which] for key, of in values.items() for which in WHICH}
         if missing := int(sum((look.candidates < 2).sum() for look in of_model)):
             result.notes.append(
                 f"{name}: {missing} pictures have fewer than two dimensions that are not zero; left out."
             )
-    differences = together(differences)
+    differences = together(within, compare_each(moves, seed=context.seed))
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
-    write_report(result, context, rows, differences)
+    write_report(result, context, rows, differences[: len(within)], differences[len(within) :])
     return result
 
 

@@ -56,6 +56,14 @@ class OtherSamples:
             parts.append(model.encode(torch.from_numpy(np.stack(shown).astype(np.float32) / 255)).numpy())
         return np.concatenate(parts)
 
+    def shown(self, place: int, size: int, fit: str, most: int) -> np.ndarray:
+        """The first samples of the picture at `place` of the gallery, for display: [n, 3, size, size], n up to most."""
+        from rcdm_core.data.images import read_array
+
+        files = [file for file, own in zip(self.files, self.targets, strict=True) if own == place][:most]
+        read = [read_array(file, size, fit, "bicubic").astype(np.float32) / 255 for file in files]
+        return np.stack(read) if read else np.zeros((0, 3, size, size), np.float32)
+
     def by_picture(self, ranks: np.ndarray) -> np.ndarray:
         """Ranks [Q] as [pictures, samples], NaN where a picture has fewer samples than another."""
         own = [ranks[self.targets == place] for place in np.unique(self.targets)]

@@ -7,22 +7,29 @@ next to the h of held-out pictures: without memory, samples are as far from thei
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import bootstrap_ratio, wilson
+from rcdm_core.metrics.frechet import RESAMPLES, Resampled, over_images
+from rcdm_core.metrics.paired import Difference, compare_each, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import Drawn, blocks, draw
 from rcdm_core.probes.kernel_density import PARAMETERS, Density, density, stream
-from rcdm_core.probes.neighbours import LEAST_POOL, TITLES, describe, judge, rows_of, search, shares
+from rcdm_core.probes.neighbours import LEAST_POOL, SPACES, TITLES, describe, judge, rows_of, search, shares
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pool_of
 from rcdm_core.probes.pictures import Pictures, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import percent, said
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
+
+OWN, MEMORY = "nearest is its own", "memory"
+WORDS = {"near": "near", "copy": "copies"}  # what the flags of samples are called
 
 
 def run(context: Context) -> Result:
@@ -51,6 +58,8 @@ def run(context: Context) -> Result:
 
     records: list[dict[str, Any]] = [{"name": f"drawn {k + 1}", "models": {}} for k in range(params["count"])]
     rows: list[list[GridRow]] = []
+    measured: dict[str, dict[str, np.ndarray]] = {}  # of each model, by what the measure is called, over the drawn h
+    remembered: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # what the ratio memory is of
     for m, (name, model, found) in enumerate(zip(context.names, context.models, densities, strict=True)):
         h, places = found.draw(params["count"], seed=context.seed)
         near = [found.pictures[place] for place in places]
@@ -69,6 +78,11 @@ def run(context: Context) -> Result:
             "memory": bootstrap_ratio(away, control, seed=context.seed).as_json(),
             "own": wilson(int(own.sum()), len(own)).as_json(),
         }
+        unit, varied = (references[m].mean(of) or np.nan for of in (references[m].distances, references[m].pixels))
+        measured[name] = {"diversity": _squares(drawn) / varied, "samples from h": distance / unit, OWN: own * 1.0}
+        for space, of_space in flags.items():
+            measured[name] |= {f"{WORDS[key]}, in {SPACES[space]}": flag * 1.0 for key, flag in of_space.items()}
+        remembered[name] = away, control
         result.answer.append(answer(name, result.aggregates[name], params["std"]))
         describe(records, name, searched, flags, seen, 1, params["shown"])
         for k, record in enumerate(records):
@@ -91,8 +105,24 @@ def run(context: Context) -> Result:
         rows.append(fresh)
         result.images = records
         result.save()  # what is done stays, whatever happens to the next model
-    write_report(result, context, rows)
+    differences = together(compare_each(measured, seed=context.seed), compare_memory(remembered, seed=context.seed))
+    result.aggregates["differences"] = [difference.as_json() for difference in differences]
+    write_report(result, context, rows, differences)
     return result
+
+
+def compare_memory(remembered: Mapping[str, tuple[np.ndarray, np.ndarray]], *, seed: int) -> list[Difference]:
+    """Every two models in the ratio of two sums over the k drawn h, from resamples of the same k for both."""
+
+    def ratio(parts: tuple[np.ndarray, np.ndarray]) -> Resampled:
+        away, control = parts
+        return over_images(
+            lambda rows: float(away[rows].sum() / control[rows].sum()), len(away), seed=seed, resamples=RESAMPLES
+        )
+
+    ratios = {name: ratio(parts) for name, parts in remembered.items()}
+    apart = {(a, b): ratios[a].less(ratios[b]) for a, b in combinations(ratios, 2)}
+    return [Difference(f"{a}: {MEMORY}", b, one.estimate(), one.p(), None) for (a, b), one in apart.items()]
 
 
 def _sample(context: Context, m: int, h: np.ndarray, first: int) -> Drawn:
@@ -110,15 +140,18 @@ def _apart(drawn: Drawn, pictures: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(squares.mean(axis=(1, 2, 3))))
 
 
+def _squares(drawn: Drawn) -> np.ndarray:
+    """A number for each sample, [N], whose mean is the variance of the samples' pixels without bias."""
+    samples = drawn.samples[:, 0].reshape(len(drawn.samples), -1).astype(np.float64)
+    return np.asarray(((samples - samples.mean(axis=0)) ** 2).mean(axis=1) * len(samples) / (len(samples) - 1))
+
+
 def _numbers(context: Context, drawn: Drawn, distance: np.ndarray, found: Density, reference: Random) -> dict[str, Any]:
     """How the samples vary, how far they are from the drawn h, and what the noise on h is: in units of random pairs."""
-    samples = drawn.samples[:, 0].reshape(len(distance), -1).astype(np.float64)
-    # numbers whose mean is the variance without bias
-    squares = ((samples - samples.mean(axis=0)) ** 2).mean(axis=1) * len(samples) / (len(samples) - 1)
     unit = reference.mean(reference.distances)
     return {
         "random_pair_distance": unit,
-        "diversity": reference.in_units(squares, reference.pixels, seed=context.seed).as_json(),
+        "diversity": reference.in_units(_squares(drawn), reference.pixels, seed=context.seed).as_json(),
         "distance": reference.in_units(distance, reference.distances, seed=context.seed).as_json(),
         "noise": found.std * float(np.sqrt(found.h.shape[1])) / unit if unit else None,
     }

@@ -37,9 +37,14 @@ def write_report(
     tables = [
         Table(
             name,
-            ["", "squared distance", "absolute", "samples are nearer for"],
+            ["", "squared distance", "absolute", "samples are nearer for", "pictures"],
             [
-                [kind, entry["relative"][kind], entry["squares"][kind], entry["samples_nearer_than"].get(kind)]
+                [
+                    kind,
+                    *(entry[key][kind] for key in ("relative", "squares")),
+                    entry["samples_nearer_than"].get(kind),
+                    str(entry["squares"][kind]["n"]),
+                ]
                 for kind in kinds
             ],
             chart=1,

@@ -49,8 +49,12 @@ def write_report(
     rows: Sequence[dict[str, np.ndarray]],
     records: Sequence[dict[str, Any]],
     found: Sequence[Difference],
+    others: Sequence[np.ndarray],
 ) -> Path:
-    """report.html: the answer, table 1b, models against each other, ranks, samples, how it was computed."""
+    """others: of each shown picture the samples of another system [n, 3, S, S], n may be 0; empty without one.
+
+    report.html: the answer, table 1b, models against each other, ranks, samples, how it was computed.
+    """
     originals = {name: result.aggregates[name]["galleries"]["originals"] for name in context.names}
     first = originals[context.names[0]]
     series = {name: [one["share"] for one in entry["histogram"]] for name, entry in originals.items()}
@@ -75,6 +79,7 @@ def write_report(
                 {"strip": data_uri(strip(row["samples"][i])), "rank": rank_text(record, name)}
                 for name, row in zip(context.names, rows, strict=True)
             ],
+            "other": data_uri(strip(others[i])) if others and len(others[i]) else None,
         }
         for i, record in enumerate(records)
     ]
@@ -87,6 +92,7 @@ def write_report(
         measures=MEASURES,
         compared=differences(found, "reciprocal rank among the originals"),
         pictures=pictures,
+        other=result.aggregates[context.names[0]]["other"]["name"] if others else None,
         cell=cell_height(1 + sum(row["samples"].shape[1] + 1 for row in rows) if pictures else 1),
         samples=context.params["samples"],
         histogram=svg,

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
     from rcdm_core.probes.base import Context, Result
 
 
-def write_report(result: Result, context: Context, rows: Sequence[GridRow], found: Sequence[Difference]) -> Path:
-    """report.html: the answer, what moves by model, the samples."""
+def write_report(
+    result: Result,
+    context: Context,
+    rows: Sequence[GridRow],
+    within: Sequence[Difference],
+    between: Sequence[Difference],
+) -> Path:
+    """report.html: the answer, what moves by model, the samples. within, between: what differs in and between models"""
     keys = {"most common": "most common", "least common": "least common", "within": "spread of unmodified"}
     if context.params["mode"] == "swap":
         keys |= {f"{which}, toward": f"{which}: toward partner" for which in ("most common", "least common")}
@@ -52,14 +58,12 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow], foun
         note="Dimensions of h, on average over the pictures. The change asked is ‖change of h‖ in distances of two "
         "random pictures.",
     )
-    tests = [
-        replace(
-            one,
-            title="Most against least common",
-            note="p: of the mean, by flipping signs of pictures, two-sided; corrected: Holm's, for all rows.",
-        )
-        for one in differences(found, "")
-    ]
+    corrected = f"corrected: Holm's, for all {len(within) + len(between)} rows of both tables." if between else ""
+    corrected = corrected or "corrected: Holm's, for all rows."
+    note = f"p: of the mean, by flipping signs of pictures, two-sided; {corrected}"
+    tests = [replace(one, title="Most against least common", note=note) for one in differences(within, "")]
+    what = "how far samples move, in distances of two random pictures"
+    tests += [replace(one, note=note) for one in differences(between, what)]
     caption = "Samples of the picture's h as it is, and with its most and its least common dimensions changed, of one "
     caption += "noise. Beside them how many dimensions, of those that are not zero, and how far h moves."
     figure = Figure(rows, context.names, caption)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rcdm_core.report.grid import GridRow
 from rcdm_core.report.neighbours import by_space
-from rcdm_core.report.page import Figure, Parts, Table, write_probe_page
+from rcdm_core.report.page import Figure, Parts, Table, differences, write_probe_page
 
 if TYPE_CHECKING:
+    from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
 
-def write_report(result: Result, context: Context, rows: Sequence[Sequence[GridRow]]) -> Path:
-    """report.html: the answer, the numbers by model, shares of copies, samples beside their nearest pictures."""
+def write_report(
+    result: Result, context: Context, rows: Sequence[Sequence[GridRow]], found: Sequence[Difference]
+) -> Path:
+    """report.html: the answer, the numbers by model, shares of copies, samples beside their nearest pictures, and
+    models against each other."""
     from rcdm_core.probes.neighbours import NEIGHBOURS, TITLES, USUAL
 
     keys = {
@@ -53,6 +58,10 @@ def write_report(result: Result, context: Context, rows: Sequence[Sequence[GridR
         for name, of_model in zip(context.names, rows, strict=True)
         if of_model
     ]
-    return write_probe_page(
-        result, context, "Unconditional", Parts([numbers, memory], [], figures), usual=USUAL, neighbours=NEIGHBOURS
+    note = (
+        "The k-th h of one model against the k-th of the other. p: of the mean, by flipping signs of h, two-sided; of "
+        "memory, a ratio, by Student's distribution from resamples of the same k; corrected: Holm's, for all rows."
     )
+    against = [replace(one, note=note) for one in differences(found, "", over="drawn h")]
+    parts = Parts([numbers, memory], [], figures, against)
+    return write_probe_page(result, context, "Unconditional", parts, usual=USUAL, neighbours=NEIGHBOURS)
