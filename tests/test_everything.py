@@ -240,12 +240,16 @@ def test_the_page_is_one_file_with_a_section_a_probe(tmp_path: Path) -> None:
 
 
 def test_pages_that_are_not_of_this_kind_are_shown_by_their_figures(tmp_path: Path) -> None:
-    from rcdm_core.report.everything import figures, section
+    from rcdm_core.report.everything import figures_of, section
 
     (tmp_path / "report.html").write_text("<p>a plugin's own page</p>")
     (tmp_path / "a.png").write_bytes(b"png")
     assert section(tmp_path) is None and section(tmp_path / "nowhere") is None
-    assert figures(tmp_path, ["a.png", "report.html", "missing.png"]) == ["data:image/png;base64,cG5n"]
+    assert figures_of(tmp_path, ["a.png", "report.html", "missing.png"], 4) == (["data:image/png;base64,cG5n"], [])
+    Image.effect_noise((2480, 40), 60).save(tmp_path / "b.png")
+    shown, left_out = figures_of(tmp_path, ["a.png", "b.png"], 40_000)  # compressed, and what is no picture is named
+    assert len(shown) == 1 and len(shown[0]) <= 40_000 and left_out == ["a.png"]
+    assert figures_of(tmp_path, ["b.png"], 100) == ([], ["b.png"])
     (tmp_path / "report.html").write_text(
         '<main><!--section--><h1>x</h1><details class="more"><b>rows</b></details><!--/section--></main>'
     )
