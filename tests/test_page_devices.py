@@ -81,6 +81,5 @@ def test_paper_has_all_of_it(pages: list[Path]) -> None:
         paper = page.with_name(f"paper-{k}.html")
         paper.write_text(page.read_text().replace("@media print", "@media all"))
         papers.append((paper, PAPER))
-    # Chromium prints what is wider than the paper smaller, down to a half, before it cuts anything off
     for (paper, _), found in zip(papers, in_frames(papers, WIDTHS), strict=True):
-        assert found["page"] <= 2 * PAPER, paper
+        assert found["page"] <= PAPER, paper
