@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 KINDS = ("backbone", "projector", "logits", "oracle", "labels", "none")
-OPTION_TYPES = (str, int, float, bool, "floats")
+OPTION_TYPES = (str, int, float, bool, "floats", "texts")
 
 # Per channel (R, G, B), for pictures in [0, 1]: what almost every encoder trained on ImageNet was given.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -71,7 +71,8 @@ class WeightsInfo:
 class Option:
     """One declared option of a provider.
 
-    type     str, int, float, bool, or "floats" (a tuple of numbers, written 0.5,0.5,0.5)
+    type     str, int, float, bool, "floats" (a tuple of numbers, written 0.5,0.5,0.5), or "texts" (a tuple of texts:
+             a probe's option that is given once for each)
     default  its value when nothing is given
     help     one line for `rcdm providers show`
     resizes  True: once it is given, h may have another size than the provider declares
@@ -110,6 +111,8 @@ class Option:
                 return text.lower() in _TRUE
             if self.type == "floats":
                 return self._finite(tuple(float(part) for part in text.strip("()[]").split(",")))
+            if self.type == "texts":
+                return (text,)
             return self._finite(self.type(text))
         except (ValueError, OverflowError):
             raise RCDMError(f"{name} is {text!r}, but expected {self._expected()}") from None
@@ -122,6 +125,8 @@ class Option:
         if isinstance(value, str):
             return self.parse(value, name) if self.type is not str else value
         try:
+            if self.type == "texts" and all(isinstance(part, str) for part in value):
+                return tuple(value)
             if self.type == "floats":
                 return self._finite(tuple(_number(part) for part in value))
             if self.type is float:
@@ -138,6 +143,7 @@ class Option:
             int: "a whole number",
             float: "a number",
             bool: "true or false",
+            "texts": "texts",
             "floats": "numbers with commas between them, such as 0.5,0.5,0.5",
         }[self.type]
 

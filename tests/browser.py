@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,39 @@ def in_browser(page: Path, script: str, *flags: str) -> Any:
     match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
     assert match is not None, "the script stopped with an error"
     return json.loads(html.unescape(match[1]))
+
+
+def in_frames(frames: Sequence[tuple[Path, int]], script: str, *flags: str) -> list[Any]:
+    """What the script leaves in `found` in each page at each width in pixels, all in one start of the browser.
+
+    A window of Chromium cannot be narrower than 500 pixels; a frame, whose width a page takes for its screen's, can.
+    """
+    assert BROWSER is not None
+    host = frames[0][0].with_name("frames.html")
+    places = []
+    for k, (page, width) in enumerate(frames):
+        body = f"<script>addEventListener('load', () => {{ const found = {{}};\n{script}\n"
+        body += f"parent.postMessage([{k}, found], '*'); }});</script></body>"
+        tested = page.with_name(f"framed-{k}.html")
+        tested.write_text(page.read_text().replace("</body>", body))
+        places.append(f'<iframe src="{tested.as_uri()}" style="width: {width}px; height: 900px; border: 0"></iframe>')
+    host.write_text(
+        '<!doctype html><meta name="color-scheme" content="light dark"><pre id="found"></pre><script>const all = {};'
+        "addEventListener('message', ({ data }) => { all[data[0]] = data[1];"
+        "document.getElementById('found').textContent = JSON.stringify(all); });</script>" + "\n".join(places)
+    )
+    command = [BROWSER, *FLAGS, f"--user-data-dir={host.parent / 'profile'}", "--virtual-time-budget=20000", *flags]
+    dom = subprocess.run([*command, "--dump-dom", host.as_uri()], capture_output=True, text=True, timeout=120).stdout
+    match = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
+    all_found = json.loads(html.unescape(match[1])) if match and match[1] else {}
+    assert len(all_found) == len(frames), f"only {sorted(all_found)} of {len(frames)} pages answered"
+    return [all_found[str(k)] for k in range(len(frames))]
+
+
+def printed(page: Path) -> int:
+    """Pages of the PDF that the browser prints."""
+    assert BROWSER is not None
+    out = page.with_suffix(".pdf")
+    command = [BROWSER, *FLAGS, f"--user-data-dir={page.parent / 'profile'}", f"--print-to-pdf={out}", page.as_uri()]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    return len(re.findall(rb"/Type\s*/Page\b", out.read_bytes()))

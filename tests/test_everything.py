@@ -240,12 +240,16 @@ def test_the_page_is_one_file_with_a_section_a_probe(tmp_path: Path) -> None:
 
 
 def test_pages_that_are_not_of_this_kind_are_shown_by_their_figures(tmp_path: Path) -> None:
-    from rcdm_core.report.everything import figures, section
+    from rcdm_core.report.everything import figures_of, section
 
     (tmp_path / "report.html").write_text("<p>a plugin's own page</p>")
     (tmp_path / "a.png").write_bytes(b"png")
     assert section(tmp_path) is None and section(tmp_path / "nowhere") is None
-    assert figures(tmp_path, ["a.png", "report.html", "missing.png"]) == ["data:image/png;base64,cG5n"]
+    assert figures_of(tmp_path, ["a.png", "report.html", "missing.png"], 4) == (["data:image/png;base64,cG5n"], [])
+    Image.effect_noise((2480, 40), 60).save(tmp_path / "b.png")
+    shown, left_out = figures_of(tmp_path, ["a.png", "b.png"], 40_000)  # compressed, and what is no picture is named
+    assert len(shown) == 1 and len(shown[0]) <= 40_000 and left_out == ["a.png"]
+    assert figures_of(tmp_path, ["b.png"], 100) == ([], ["b.png"])
     (tmp_path / "report.html").write_text(
         '<main><!--section--><h1>x</h1><details class="more"><b>rows</b></details><!--/section--></main>'
     )
@@ -276,6 +280,46 @@ def test_which_probes_and_how_large() -> None:
         dataclasses.replace(PROBES["variance"], least={"other": 2})
     with pytest.raises(TypeError, match="depends"):
         dataclasses.replace(PROBES["variance"], depends=True)
+
+
+def test_a_probe_gets_its_own_options_and_a_run_that_goes_on_knows_them(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = ["retention.samples=3", "variance.top=0.2", "variance.count=5"]
+    result, asked = run(out, only="retention,variance", set=given)
+    ran = {name: json.loads((out / name / "result.json").read_text()) for name in ("retention", "variance")}
+    assert (ran["retention"]["arguments"]["samples"], ran["retention"]["arguments"]["count"]) == (3, 24)
+    assert (ran["variance"]["arguments"]["top"], ran["variance"]["arguments"]["count"]) == (0.2, 5)
+    command = " --set retention.samples=3 --set variance.top=0.2 --set variance.count=5 "
+    assert command in result.provenance["command"] and command in (out / "report.html").read_text()
+    assert "--top 0.2" in ran["variance"]["command"] and asked > 0
+    assert run(out, only="retention,variance", set=given)[1] == 0
+    began = ran["retention"]["started"]
+    assert run(out, only="retention,variance", set=given[:2])[1] > 0  # variance alone, with the common limit
+    assert json.loads((out / "retention" / "result.json").read_text())["started"] == began
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("varianze.top=1", "There is no probe 'varianze' to set top of; the nearest is variance"),
+        ("variance.topp=1", "The probe variance has no option 'topp' to set; the nearest is top"),
+        ("variance.top=high", "Option top of the probe variance is 'high', but expected a number"),
+        ("adversarial.epsilons=0.1,x", "Option epsilons of the probe adversarial is '0.1,x', but expected numbers"),
+        ("top=1", "expected PROBE.OPTION=VALUE"),
+        ("quality.count=9", "probe quality, which is not to run"),
+        ("all.count=9", "There is no probe 'all'"),
+        ("variance.top=0.5", "variance.top is set to 0.1 and to 0.5"),
+    ],
+)
+def test_an_option_that_cannot_be_set_ends_the_run_before_it_begins(tmp_path: Path, given: str, message: str) -> None:
+    from rcdm_core.probes.everything import own_options
+
+    with pytest.raises(RCDMError, match=re.escape(message)):
+        run(tmp_path / "out", only="variance,adversarial", set=["variance.top=0.1", given])
+    assert not list((tmp_path / "out").iterdir())
+    probes = {name: PROBES[name] for name in ("invariance", "quality")}
+    found = own_options(["quality.inception=a=b.pth", "invariance.samples=2"], probes)
+    assert found == {"quality": {"inception": "a=b.pth"}, "invariance": {"samples": 2}}
 
 
 def estimate(value: float) -> dict[str, Any]:

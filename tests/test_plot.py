@@ -1,7 +1,8 @@
-"""Plots whose labels can be read and whose lines are all there."""
+"""Plots: axes from zero, unless something that is drawn lies below it, and labels that can be read."""
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,56 @@ from matplotlib.figure import Figure
 
 from rcdm_core.metrics.ranks import histogram
 from rcdm_core.report import plot
-from rcdm_core.report.plot import Line, plot_bars, plot_lines
+from rcdm_core.report.html import _environment
+from rcdm_core.report.page import Table
+from rcdm_core.report.plot import Line, plot_bars, plot_dots, plot_lines
+
+
+def estimate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high, "n": 9, "level": 0.95}
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """What is drawn, kept."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(plot, "_save", lambda figure, path: kept.append(figure) or "")
+    return kept
+
+
+def test_lines_below_zero_are_on_the_axes_with_their_bands(tmp_path: Path, figures: list[Figure]) -> None:
+    above = Line("a", [0, 1], [estimate(0.2, 0.1, 0.3), estimate(0.4, 0.3, 0.5)])
+    below = Line("b", [0, 1], [estimate(-0.1, -0.4, 0.1), estimate(3.0, 2.0, 4.0)])
+    plot_lines(tmp_path / "a.png", {"one": [above]}, x_label="x", y_label="y")
+    plot_lines(tmp_path / "b.png", {"one": [above], "two": [below]}, x_label="x", y_label="y")
+    plot_lines(tmp_path / "c.png", {"one": [Line("c", [0], [estimate(-1, -2, -0.5)])]}, x_label="x", y_label="y")
+    limits = [figure.axes[0].get_ylim() for figure in figures]
+    assert limits[0][0] == 0 and limits[0][1] > 0.5
+    assert limits[1][0] < -0.4 and limits[1][1] > 4  # the later panel's, which all share
+    assert limits[2][0] < -2 and limits[2][1] == 0
+    levels = [[line for line in f.axes[0].lines if list(line.get_ydata()) == [0, 0]] for f in figures]
+    assert [len(lines) for lines in levels] == [0, 1, 1]  # zero is marked where it is not the axis
+
+
+def test_dots_and_bars_below_zero_too(tmp_path: Path, figures: list[Figure]) -> None:
+    found = [estimate(0.5, -0.2, 0.9), None, estimate(0.1), estimate(None)]
+    plot_dots(tmp_path / "a.png", list("abcd"), {"m": found}, x_label="x")
+    plot_dots(tmp_path / "b.png", ["a"], {"m": [estimate(0.5, 0.2, 0.9)]}, x_label="x")
+    words = {"level_label": "chance", "x_label": "x", "y_label": "y"}
+    plot_bars(tmp_path / "c.png", ["a"], {"m": [estimate(-0.5, -0.9, -0.1)]}, level=[0.1], **words)
+    plot_bars(tmp_path / "d.png", ["a"], {"m": [estimate(0.5, 0.2, 0.9)]}, level=[0.1], **words)
+    assert figures[0].axes[0].get_xlim()[0] < -0.2 and figures[1].axes[0].get_xlim()[0] == 0
+    assert figures[2].axes[0].get_ylim()[0] < -0.9 and figures[3].axes[0].get_ylim()[0] == 0
+
+
+def test_a_tables_chart_has_room_below_zero() -> None:
+    rows = [["a", estimate(-0.5, -1.0, 0.0)], ["b", estimate(0.5)], ["c", "–"]]
+    table = Table("t", ["", "R²"], rows, chart=1, mark=True)
+    assert table.ends == (-1.0, 1.0) and Table("t", ["", "n"], [], chart=1).ends == (0.0, 1.0)
+    assert Table("t", ["", "n"], [["a", estimate(3)]], chart=1).ends == (0.0, 3.0)
+    text = str(_environment().get_template("tables.html.j2").module.grid(table))  # type: ignore[attr-defined]
+    assert re.findall(r'<line class="range" x1="([^"]+)" x2="([^"]+)"', text) == [("0.0", "70.0")]
+    assert re.findall(r'<circle class="dot" cx="([^"]+)"', text) == ["35.0", "105.0"]
 
 
 @pytest.fixture
@@ -27,12 +77,6 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
     monkeypatch.setattr(plot, "_save", saving)
     return figures
-
-
-def estimate(value: float, width: float | None = 0.05) -> dict[str, Any]:
-    return {"value": value, "low": None, "high": None} | (
-        {} if width is None else {"low": value - width, "high": value + width}
-    )
 
 
 @pytest.mark.parametrize("n", [5, 120, 510, 50_000])
@@ -51,13 +95,3 @@ def test_labels_below_bars_do_not_touch(n: int, drawn: list[Figure], tmp_path: P
             height = left.get_fontsize() * drawn[0].dpi / 72
             assert apart * np.sin(np.radians(left.get_rotation())) > height
     assert (labels[0].get_rotation() == 0) == (n < 510)
-
-
-def test_values_below_0_are_in_sight(drawn: list[Figure], tmp_path: Path) -> None:
-    above = [estimate(0.2, None), estimate(0.4, None)]
-    below = [estimate(-0.3), estimate(0.1)]
-    for panels, bottom in (({"a": above}, 0.0), ({"a": above, "b": below}, -0.35)):
-        lines = {title: [Line("rendered", (1, 2), values)] for title, values in panels.items()}
-        plot_lines(tmp_path / "x.png", lines, x_label="x", y_label="y")
-        limits = [axis.get_ylim()[0] for axis in drawn[-1].axes]
-        assert all(limit <= bottom for limit in limits) and (bottom < 0 or limits == [0.0])

@@ -111,6 +111,8 @@ def parameter_option(name: str, option: Option) -> click.Option:
     text = f"{option.help[:1].upper()}{option.help[1:]}. [default: {default}]"
     if option.type is bool:
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=text)
+    if option.type == "texts":
+        return click.Option([flag], multiple=True, metavar="TEXT", help=f"{option.help[:1].upper()}{option.help[1:]}.")
     return click.Option([flag], metavar=option.type_name.upper(), help=text)
 
 

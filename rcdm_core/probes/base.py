@@ -286,7 +286,10 @@ class Context:
         if self.data_text:
             words += ["--data", self.data_text]
         for name, value in self.params.items():
-            if value != self.probe.parameters[name].default:
+            declared = self.probe.parameters[name]
+            if declared.type == "texts":
+                words += [word for text in value for word in (f"--{name.replace('_', '-')}", text)]
+            elif value != declared.default:
                 text = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
                 words += [f"--{name.replace('_', '-')}", text]
         for option, given in (("--provider", self.provider), ("--weights", self.weights)):

@@ -37,12 +37,13 @@ def run(context: Context) -> Result:
     A probe that cannot run on these models and pictures is listed with its reason, one that fails with its error. Those
     of sets run on the data alone where pictures are given as well.
 
-    Raises RCDMError for an unknown name in `only` or `skip`.
+    Raises RCDMError for an unknown name in `only` or `skip`, and for what `set` cannot mean.
     """
     from rcdm_core.report.everything import write_report
 
     check_least(context.params, count=0, samples=0)
     probes = chosen(context.params["only"], context.params["skip"])
+    own = own_options(context.params["set"], probes)
     sets = context.data is not None  # for the probes that take no pictures
     context = dataclasses.replace(context, data=data_of(context))  # opened once
     before = _before(context.out)
@@ -53,7 +54,7 @@ def run(context: Context) -> Result:
     settings = _settings(context)
     found: dict[str, dict[str, Any]] = {}
     for number, probe in enumerate(probes.values(), 1):
-        params = limited(probe, context.params)
+        params = limited(probe, context.params) | own.get(probe.name, {})
         key = None if settings is None else _key(probe, params, settings)
         out = context.out / probe.name
         where = f"{number} of {len(probes)}, {probe.name}"
@@ -100,14 +101,47 @@ def chosen(only: str, skip: str) -> dict[str, Probe]:
     wanted, unwanted = ([name.strip() for name in text.split(",") if name.strip()] for text in (only, skip))
     for name in (*wanted, *unwanted):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"the nearest is {near[0]}" if near else f"there are {', '.join(known)}"
-            raise RCDMError(f"There is no probe {name!r}; {hint}.")
+            raise RCDMError(f"There is no probe {name!r}; {_nearest(name, known)}.")
     order = [*(name for name in FIRST if name in known), *(name for name in known if name not in FIRST)]
     names = [name for name in order if (not wanted or name in wanted) and name not in unwanted]
     if not names:
         raise RCDMError("Nothing is left to run; name other probes with --only, or fewer with --skip.")
     return {name: known[name] for name in names}
+
+
+def own_options(given: Sequence[str], probes: Mapping[str, Probe]) -> dict[str, dict[str, Any]]:
+    """PROBE.OPTION=VALUE, each a text, as values of the probes' own options, parsed: probe -> option -> value.
+
+    Raises RCDMError for another form, a probe that is unknown or not among `probes`, an option that it does not have
+    (the nearest is named), a value of another type, and two values of one option.
+    """
+    from rcdm_core import registry
+
+    own: dict[str, dict[str, Any]] = {}
+    for text in given:
+        place, equals, value = text.partition("=")
+        name, dot, option = (part.strip() for part in place.partition("."))
+        option = option.replace("-", "_")
+        if not equals or not dot or not name or not option:
+            raise RCDMError(f"set is {text!r}, but expected PROBE.OPTION=VALUE, such as quality.count=500.")
+        if name not in probes:
+            if name in registry.probes() and name != NAME:
+                raise RCDMError(f"{text!r} sets an option of the probe {name}, which is not to run; leave one out.")
+            raise RCDMError(f"There is no probe {name!r} to set {option} of; {_nearest(name, probes)}.")
+        known = probes[name].parameters
+        if option not in known:
+            hint = _nearest(option, known) if known else "it has none"
+            raise RCDMError(f"The probe {name} has no option {option!r} to set; {hint}.")
+        parsed = known[option].parse(value, f"Option {option} of the probe {name}")
+        if own.setdefault(name, {}).setdefault(option, parsed) != parsed:
+            raise RCDMError(f"{name}.{option} is set to {own[name][option]!r} and to {parsed!r}; leave one out.")
+    return own
+
+
+def _nearest(name: str, known: Mapping[str, Any]) -> str:
+    """The known name that is most like another, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"the nearest is {near[0]}" if near else f"there are {', '.join(known)}"
 
 
 def limited(probe: Probe, limits: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,6 +262,7 @@ PROBE = Probe(
         "skip": Option(str, "", "names of probes to leave out"),
         "count": Option(int, 0, "pictures in each probe at most; 0: as many as each takes by itself"),
         "samples": Option(int, 0, "samples of each picture at most; 0: as many as each probe takes by itself"),
+        "set": Option("texts", (), "PROBE.OPTION=VALUE, a probe's own option, whatever the limits are; repeatable"),
     },
     run=run,
 )

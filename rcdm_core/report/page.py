@@ -30,7 +30,7 @@ class Table:
     """columns: the heads, the first one of the rows' names. rows: names and cells.
 
     A cell is an estimate as in result.json, a text, a number, or None. digits: of numbers. chart: the column whose
-    estimates are also drawn, on one scale from 0 on; with `mark` at 1, the unit.
+    estimates are also drawn, on one scale from 0 on, or from below where one of them is; with `mark` at 1, the unit.
     """
 
     title: str
@@ -42,14 +42,15 @@ class Table:
     mark: bool = False
 
     @property
-    def top(self) -> float:
-        """Where the chart's scale ends."""
-        ends = [1.0 if self.mark else 0.0]
+    def ends(self) -> tuple[float, float]:
+        """Where the chart's scale begins and ends."""
+        found = [0.0, 1.0 if self.mark else 0.0]
         for row in self.rows:
             cell = row[self.chart] if self.chart is not None else None
             if isinstance(cell, Mapping):
-                ends += [cell[key] for key in ("value", "high") if cell[key] is not None]
-        return max(ends) or 1.0
+                found += [cell[key] for key in ("value", "low", "high") if cell[key] is not None]
+        bottom, top = min(found), max(found)
+        return bottom, top if top > bottom else bottom + 1
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,6 @@ def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str
 
     The scale is one for all and starts at 0, or below whatever is below that, with a line at 0.
     """
-    ends = [e[key] for lines in panels.values() for line in lines for e in line.estimates for key in ("value", "low")]
-    lowest = min([0.0, *(end for end in ends if end is not None)])
 
     def draw(axes: Axes, lines: Sequence[Line]) -> None:
         for line in lines:
@@ -48,11 +46,6 @@ def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str
                 low, high = ([e[key] for e in line.estimates] for key in ("low", "high"))
                 axes.fill_between(line.x, low, high, color=colour, alpha=0.18, lw=0)
         axes.set_xlabel(x_label)
-        if lowest < 0:
-            axes.axhline(0, color=_INK, lw=0.8, alpha=0.4)
-            axes.set_ylim(bottom=1.05 * lowest)
-        else:
-            axes.set_ylim(bottom=0)
 
     figure, axes = _axes(len(panels), height=2.7)
     for axis, (title, lines) in zip(axes, panels.items(), strict=False):
@@ -60,6 +53,7 @@ def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str
         axis.set_title(title, fontsize=10, loc="left")
     for spare in axes[len(panels) :]:
         spare.set_axis_off()
+    _from_zero(axes[: len(panels)], [e for lines in panels.values() for line in lines for e in line.estimates], "y")
     for first in axes[::_ACROSS]:
         first.set_ylabel(y_label, fontsize=9)
     axes[0].legend(frameon=False, fontsize=8)
@@ -82,7 +76,7 @@ def plot_dots(
                 axes.plot([estimate["low"], estimate["high"]], [y, y], "-", color=f"C{m}", lw=1.8)
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.4, -0.6)
-    axes.set_xlim(left=0)
+    _from_zero([axes], [e for estimates in models.values() for e in estimates if e is not None], "x")
     axes.set_xlabel(x_label)
     axes.grid(axis="x", color=_INK, alpha=0.15, lw=0.7)
     if len(models) > 1:
@@ -116,11 +110,26 @@ def plot_bars(
     crowded = sum(map(len, kinds)) + 2 * len(kinds) > _LETTERS
     lean: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     axes.set_xticks(range(len(kinds)), kinds, **lean)
-    axes.set_ylim(bottom=0)
+    _from_zero([axes], [e for estimates in series.values() for e in estimates], "y")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.legend(frameon=False, fontsize=8)
     return _save(figure, path)
+
+
+def _from_zero(axes: Sequence[Axes], estimates: Sequence[Mapping[str, Any]], along: str) -> None:
+    """Let axes that share a scale begin at zero; where a value or an interval is below it, there, with a line at zero.
+
+    To be called once all is drawn: a limit that is set ends matplotlib's own choice of the other one.
+    """
+    ends = [e[key] for e in estimates for key in ("value", "low", "high") if e[key] is not None]
+    if min(ends, default=0) >= 0:
+        axes[0].set(**{f"{along}lim": (0, None)})
+        return
+    if max(ends) < 0:
+        axes[0].set(**{f"{along}lim": (None, 0)})
+    for axis in axes:
+        (axis.axhline if along == "y" else axis.axvline)(0, color=_INK, lw=0.8, alpha=0.5)
 
 
 def _axes(panels: int, *, height: float) -> tuple[Figure, Sequence[Axes]]:
