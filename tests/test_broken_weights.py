@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from test_resume import results
 from training_fixtures import Make, Recorder
 
-from rcdm_core import bundle
+from rcdm_core import bundle, samplers
 from rcdm_core.errors import RCDMError
 from rcdm_core.training import train
 from rcdm_core.training.loop import Trainer
@@ -122,3 +122,20 @@ def test_weights_that_recover_are_saved_again(arguments: Make, monkeypatch: pyte
     recorder = Recorder()
     run = train(arguments(steps=20, save_every=3), recorder)
     assert sum("Not saved" in line for line in recorder.lines) == 1 and bundle.read(run)[0].step == 20
+
+
+def test_a_preview_that_is_not_finite_is_told_and_left_out(
+    arguments: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The samples of the second preview overflow; the first one stays, and so does the training."""
+    plain, calls = samplers.sample, []
+
+    def overflow(*given: object, **named: object) -> torch.Tensor:
+        calls.append(1)
+        return plain(*given, **named) * (float("inf") if len(calls) == 2 else 1)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(samplers, "sample", overflow)
+    recorder = Recorder()
+    run = train(arguments(steps=4, save_every=2, preview_every=None, held_out=2), recorder)
+    assert recorder.lines == ["No preview after step 4: it has samples that are not finite."] and len(calls) == 2
+    assert bundle.read(run)[0].step == 4 and (run / "preview.png").exists()

@@ -17,7 +17,7 @@ from torch import Tensor
 from rcdm_core import randomness
 from rcdm_core.bundle import BundleConfig, Contents, read, save
 from rcdm_core.diffusion import Diffusion
-from rcdm_core.errors import RCDMError
+from rcdm_core.errors import RCDMError, SampleNotFinite
 from rcdm_core.memory import explain_shortage, keep_freed_memory, require_memory
 from rcdm_core.model import RCDM
 from rcdm_core.precision import computing_in, resolve_device, resolve_precision
@@ -396,7 +396,11 @@ class Trainer:
         pixels, rows = self.reader(rows)
         real = torch.from_numpy(pixels).float() / 255
         h = torch.from_numpy(self.setup.dataset.h[rows][:, 0])
-        samples = model.sample(
-            h, PREVIEW_SAMPLES, seed=self.config.seed, steps=PREVIEW_STEPS, precision=self.config.precision
-        )
+        try:
+            samples = model.sample(
+                h, PREVIEW_SAMPLES, seed=self.config.seed, steps=PREVIEW_STEPS, precision=self.config.precision
+            )
+        except SampleNotFinite:  # a picture to look at is no reason to end a training
+            self.reporter.log(f"No preview after step {self.counters.step}: it has samples that are not finite.")
+            return
         write_preview(self.setup.run / "preview.png", real, samples)
