@@ -372,6 +372,7 @@ class Trainer:
             arguments=self.config.to_dict(),
             versions=versions(),
             recipe=self.recipe.to_dict(),
+            changes=setup.identity["changes"],
             licence=setup.provider.licence,
             representations=setup.representations,
         )
