@@ -197,8 +197,8 @@ def test_remedies_may_be_changed_and_are_told(arguments: Make, monkeypatch: pyte
     recorder = Recorder()
     run = train(arguments(steps=6, conditioning="embedding", resume=True, **remedies), recorder)
     assert results(run) == whole
-    assert recorder.lines[0] == "Going on after step 3 with --accumulate 2, which was 1."
-    assert "Going on after step 3 with --lr 0.0001, which was 0.001." in recorder.lines and len(recorder.lines) == 4
+    assert recorder.lines[0] == "Going on after step 3 with --accumulate 2, before 1."
+    assert "Going on after step 3 with --lr 0.0001, before 0.001." in recorder.lines and len(recorder.lines) == 4
     # A second resume that spells them out changes nothing; one that says nothing goes back, and may not.
     train(arguments(steps=7, conditioning="embedding", resume=True, **remedies))
     config = bundle.read(run)[0]
@@ -215,8 +215,8 @@ def test_another_batch_size_and_precision_are_told(arguments: Make) -> None:
     recorder = Recorder()
     run = train(arguments(steps=4, batch_size=4, precision="auto", resume=True), recorder)
     assert recorder.lines == [
-        "Going on after step 2 with --precision auto, which was float32.",
-        "Going on after step 2 with --batch-size 4, which was 8; the pictures come in another order from here.",
+        "Going on after step 2 with --precision auto, before float32.",
+        "Going on after step 2 with --batch-size 4, before 8; the pictures come in another order from here.",
     ]
     config = bundle.read(run)[0]
     assert config.images_seen == 2 * 8 + 2 * 4 and config.recipe["batch_size"] == 4 and len(config.changes) == 2
@@ -233,7 +233,7 @@ def test_a_recipe_may_not_change_by_itself(arguments: Make, monkeypatch: pytest.
         train(arguments(steps=None, minutes=5, resume=True))
     with monkeypatch.context() as patch:
         patch.setitem(PRESETS, "micro", replace(PRESETS["micro"], betas=(0.9, 0.95), ema_decay=0.5, lr=1e-4))
-        expected = r"--lr \(was 0.001, now 0.0001\), .*--betas \(was \[0.9, 0.999\], now .*--ema \(was 0.9999, now 0.5\)"
+        expected = r"--lr \(was 0.001, now 0.0001\), .*--betas \(was \[0.9, 0.999\], .*--ema \(was 0.9999, now 0.5\)"
         with pytest.raises(RCDMError, match=expected):
             train(arguments(steps=8, resume=True))
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before

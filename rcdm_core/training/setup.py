@@ -201,7 +201,7 @@ def remarks(asked: TrainConfig, config: TrainConfig, saved: SavedState | None) -
         )
     if saved is not None:
         for change in _changes(config, saved)[1]:
-            line = f"Going on after step {saved.counters.step} with {change.option} {change.now}, which was {change.was}"
+            line = f"Going on after step {saved.counters.step} with {change.option} {change.now}, before {change.was}"
             order = "; the pictures come in another order from here" if change.option == "--batch-size" else ""
             lines.append(f"{line}{order}.")
     if config.minutes_alone and config.lr_schedule is None and PRESETS[config.preset].lr_schedule != "constant":
