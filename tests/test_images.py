@@ -124,7 +124,8 @@ def test_16_bit_rgb_has_its_transparent_colour(tmp_path: Path) -> None:
     png_16_bit(tmp_path / "a.png", values, 2, colour)
     png_16_bit(tmp_path / "b.png", values, 2)
     with Image.open(tmp_path / "a.png") as opened:
-        for result in (open_image(tmp_path / "a.png"), open_image((tmp_path / "a.png").read_bytes()), open_image(opened)):
+        for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), opened):
+            result = open_image(source)
             assert [pixel(result, x, 0) for x in range(3)] == [WHITE, (3, 7, 11), (255, 0, 128)]
     assert pixel(open_image(tmp_path / "b.png"), 0, 0) == (3, 7, 11)
 

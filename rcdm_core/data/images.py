@@ -251,7 +251,7 @@ def _of_16_bit_colour(image: Image.Image) -> Image.Image | None:
         image.fp.seek(0)  # type: ignore[attr-defined]
         again = Image.open(image.fp)  # type: ignore[attr-defined]
         # A named tuple, or in older releases a plain one.
-        again.tile = [getattr(tiles[0], "_make", tuple)((*tiles[0][:3], unpacker))]
+        again.tile = [getattr(tiles[0], "_make", tuple)((*tiles[0][:3], unpacker))]  # type: ignore[list-item]
         halves.append(np.asarray(again).astype(np.uint16))
     values = halves[0] * np.uint16(256) + halves[1]
     opaque = (values != np.array(colour, np.uint16)).any(-1)
