@@ -61,6 +61,7 @@ class BundleConfig:
     arguments: dict[str, Any]           # of the training, as they were given
     versions: dict[str, str]
     recipe: dict[str, Any] = field(default_factory=dict)    # the optimisation, the preset's share of it included
+    changes: list[dict[str, Any]] = field(default_factory=list)     # that resumes made: step, option, was, now
     licence: str | None = None          # of the encoder's weights
     representations: dict[str, Any] | None = None   # the file that h was taken from; None: computed by the training
     format_version: int = FORMAT_VERSION

@@ -39,6 +39,10 @@ class PictureGone(RCDMError):
         self.content_id, self.name, self.reason, self.source = content_id, name, reason, source
 
 
+class SampleNotFinite(RCDMError):
+    """A network gave samples with an infinity or NaN. Who can do without them catches it."""
+
+
 class Escaped(Exception):
     """What code of others raised and is no Exception (see `foreign.contained`), quoted as `first_line` does."""
 

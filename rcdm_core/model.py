@@ -24,7 +24,7 @@ from rcdm_core.encoder import (
     resize_for_encoder,
     source_change,
 )
-from rcdm_core.errors import RCDMError
+from rcdm_core.errors import RCDMError, SampleNotFinite
 from rcdm_core.memory import explain_shortage, keep_freed_memory, require_memory
 from rcdm_core.precision import computing_in, resolve_precision
 from rcdm_core.registry import find_provider
@@ -257,7 +257,8 @@ class RCDM:
         progress       called with the number of samples that have just been finished
 
         Returns [B, n, 3, S, S] in [0, 1], float32, on the CPU. Raises RCDMError for a sampler or number of steps that
-        does not exist, ValueError for another shape of h or number of streams.
+        does not exist, SampleNotFinite (which is one) for an infinity or NaN, ValueError for another shape of h or
+        number of streams.
         """
         h = torch.zeros(1, 0) if h is None else h
         if h.ndim != 2 or h.shape[1] != self.h_dim:
@@ -306,7 +307,7 @@ class RCDM:
 
         x0 = samplers.sample(sampler, network, self.diffusion, draw(), steps, step_noise=draw)
         if not math.isfinite(float(x0.sum())):
-            raise RCDMError(f"{self.name} gave a sample that is not finite; try --precision float32.")
+            raise SampleNotFinite(f"{self.name} gave a sample that is not finite; try --precision float32.")
         return x0.add(1).div(2).clamp(0, 1).float().cpu()
 
 

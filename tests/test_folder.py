@@ -46,6 +46,31 @@ def test_finds_images_of_every_kind_and_nothing_else(folder: Path) -> None:
     assert [source.path(index) for index in range(4)] == [folder / name for name in source.names]
 
 
+def test_other_data_films_and_drawings_are_no_pictures(folder: Path) -> None:
+    for ending in ("h5", "hdf", "grib", "bufr", "mpg", "mpeg", "fits", "ps", "eps", "wmf"):
+        (folder / f"cats/data.{ending}").write_bytes(b"something else")
+    source = ImageFolder(folder)
+    assert len(source) == 4 and source.skipped == []
+
+
+def test_photos_without_a_decoder_are_counted_and_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    for name in ("AVIF", "HEIF"):
+        monkeypatch.delitem(Image.OPEN, name, raising=False)
+    for name in ("a.heic", "b.HEIF", "c.avif"):
+        (folder / "dogs" / name).write_bytes(name.encode())
+    source = ImageFolder(folder)
+    assert len(source) == 4 and dict(source.skipped) == {
+        "dogs/a.heic": "this Pillow has no decoder for .heic files",
+        "dogs/b.HEIF": "this Pillow has no decoder for .heif files",
+        "dogs/c.avif": "this Pillow has no decoder for .avif files",
+    }
+    for number in range(2):
+        (folder / f"dogs/{number}.heic").write_bytes(b"photo")
+    with pytest.raises(RCDMError, match=r"5 of 9 pictures.*a\.heic: this Pillow has no decoder"):
+        ImageFolder(folder)
+
+
 def test_class_folders_become_labels(folder: Path) -> None:
     source = ImageFolder(folder)
     assert source.label_names == ["cats", "dogs"] and source.labels == [0, 0, 1, 1]

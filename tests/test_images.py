@@ -35,7 +35,11 @@ def pixel(image: Image.Image, x: int, y: int) -> tuple[int, ...]:
 
 
 def png_16_bit_gray(path: Path, values: np.ndarray, transparent: int | None = None) -> None:
-    """A PNG written by hand, since the test is about what Pillow makes of one."""
+    png_16_bit(path, values, 0, None if transparent is None else (transparent,))
+
+
+def png_16_bit(path: Path, values: np.ndarray, colour_type: int, transparent: tuple[int, ...] | None = None) -> None:
+    """A PNG written by hand, since the test is about what Pillow makes of one. values [H, W] or [H, W, channels]."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -43,8 +47,8 @@ def png_16_bit_gray(path: Path, values: np.ndarray, transparent: int | None = No
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     path.write_bytes(
         b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 0, 0, 0, 0))
-        + (chunk(b"tRNS", struct.pack(">H", transparent)) if transparent is not None else b"")
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0))
+        + (chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)) if transparent is not None else b"")
         + chunk(b"IDAT", zlib.compress(rows))
         + chunk(b"IEND", b"")
     )
@@ -111,6 +115,28 @@ def test_16_bit_gray_keeps_its_whole_range(tmp_path: Path) -> None:
     plain, transparent = open_image(tmp_path / "a.png"), open_image(tmp_path / "b.png")
     assert [pixel(plain, x, 0)[0] for x in range(4)] == [0, 10, 128, 255]
     assert [pixel(transparent, x, 0)[0] for x in range(4)] == [0, 255, 128, 255]
+
+
+def test_16_bit_rgb_has_its_transparent_colour(tmp_path: Path) -> None:
+    """All 16 bits of it: the second pixel has the same high bytes and is another colour."""
+    colour = (3 * 256 + 5, 7 * 256, 11 * 256 + 255)
+    values = np.array([[colour, (3 * 256 + 6, *colour[1:]), (65535, 0, 128 * 257)]])
+    png_16_bit(tmp_path / "a.png", values, 2, colour)
+    png_16_bit(tmp_path / "b.png", values, 2)
+    with Image.open(tmp_path / "a.png") as opened:
+        for source in (tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), opened):
+            result = open_image(source)
+            assert [pixel(result, x, 0) for x in range(3)] == [WHITE, (3, 7, 11), (255, 0, 128)]
+    assert pixel(open_image(tmp_path / "b.png"), 0, 0) == (3, 7, 11)
+
+
+def test_16_bits_with_alpha(tmp_path: Path) -> None:
+    png_16_bit(tmp_path / "la.png", np.array([[(2570, 65535), (2570, 0)]]), 4)
+    png_16_bit(tmp_path / "rgba.png", np.array([[(65535, 0, 0, 65535), (65535, 0, 0, 0), (0, 0, 65535, 32896)]]), 6)
+    la, rgba = open_image(tmp_path / "la.png"), open_image(tmp_path / "rgba.png")
+    assert [pixel(la, x, 0) for x in range(2)] == [(10, 10, 10), WHITE]
+    assert [pixel(rgba, x, 0) for x in range(2)] == [RED, WHITE]
+    assert pixel(rgba, 2, 0) == pytest.approx((127, 127, 255), abs=1)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,11 +171,55 @@ def test_minutes_count_what_was_trained_before(arguments: Make) -> None:
 
 def test_arguments_that_matter_may_not_change(arguments: Make, tmp_path: Path) -> None:
     train(arguments(steps=4))
-    with pytest.raises(RCDMError, match=r"--seed \(was 0, now 1\), --lr \(was 0.001, now 0.5\)"):
-        train(arguments(steps=8, lr=0.5, seed=1, resume=True))
+    with pytest.raises(RCDMError, match=r"--seed \(was 0, now 1\), --warmup \(was 2, now 5\)"):
+        train(arguments(steps=8, warmup=5, seed=1, resume=True))
     with pytest.raises(RCDMError, match=r"--provider-options"):
         train(arguments(steps=8, provider_options={"image_size": 12}, resume=True))
     assert train(arguments(steps=5, save_every=2, resume=True, cache=tmp_path / "elsewhere")) == tmp_path / "run"
+
+
+def test_remedies_may_be_changed_and_are_told(arguments: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Stopping and going on with other values ends on the bits of a run whose values change on the way."""
+    remedies: dict[str, Any] = {"lr": 1e-4, "h_lr": 0.5, "clip": 0.1, "accumulate": 2}
+    plain = Trainer._step
+
+    def changing(self: Trainer, batch: Any) -> None:
+        if self.counters.step == 3:
+            self.recipe = replace(self.recipe, **remedies)
+            for group in (group for optimizer in self.optimizers for group in optimizer.param_groups[1:]):
+                group["share"] = 0.5
+        plain(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_step", changing)
+        whole = results(train(arguments(steps=6, out=tmp_path / "whole", conditioning="embedding")))
+    train(arguments(steps=3, conditioning="embedding"))
+    recorder = Recorder()
+    run = train(arguments(steps=6, conditioning="embedding", resume=True, **remedies), recorder)
+    assert results(run) == whole
+    assert recorder.lines[0] == "Going on after step 3 with --accumulate 2, before 1."
+    assert "Going on after step 3 with --lr 0.0001, before 0.001." in recorder.lines and len(recorder.lines) == 4
+    # A second resume that spells them out changes nothing; one that says nothing goes back, and may not.
+    train(arguments(steps=7, conditioning="embedding", resume=True, **remedies))
+    config = bundle.read(run)[0]
+    assert {change["option"]: change["now"] for change in config.changes} == {
+        "--lr": 1e-4, "--h-lr": 0.5, "--clip": 0.1, "--accumulate": 2,
+    }  # fmt: skip
+    assert {change["step"] for change in config.changes} == {3} and config.recipe["lr"] == 1e-4
+    with pytest.raises(RCDMError, match=r"--lr \(was 0.0001, now 0.001\)"):
+        train(arguments(steps=8, conditioning="embedding", resume=True))
+
+
+def test_another_batch_size_and_precision_are_told(arguments: Make) -> None:
+    train(arguments(steps=2))
+    recorder = Recorder()
+    run = train(arguments(steps=4, batch_size=4, precision="auto", resume=True), recorder)
+    assert recorder.lines == [
+        "Going on after step 2 with --precision auto, before float32.",
+        "Going on after step 2 with --batch-size 4, before 8; the pictures come in another order from here.",
+    ]
+    config = bundle.read(run)[0]
+    assert config.images_seen == 2 * 8 + 2 * 4 and config.recipe["batch_size"] == 4 and len(config.changes) == 2
 
 
 def test_a_recipe_may_not_change_by_itself(arguments: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -187,8 +232,9 @@ def test_a_recipe_may_not_change_by_itself(arguments: Make, monkeypatch: pytest.
     with pytest.raises(RCDMError, match=r"--lr-schedule \(was cosine, now constant\)"):
         train(arguments(steps=None, minutes=5, resume=True))
     with monkeypatch.context() as patch:
-        patch.setitem(PRESETS, "micro", replace(PRESETS["micro"], betas=(0.9, 0.95), ema_decay=0.5))
-        with pytest.raises(RCDMError, match=r"--betas \(was \[0.9, 0.999\], now .*--ema \(was 0.9999, now 0.5\)"):
+        patch.setitem(PRESETS, "micro", replace(PRESETS["micro"], betas=(0.9, 0.95), ema_decay=0.5, lr=1e-4))
+        expected = r"--lr \(was 0.001, now 0.0001\), .*--betas \(was \[0.9, 0.999\], .*--ema \(was 0.9999, now 0.5\)"
+        with pytest.raises(RCDMError, match=expected):
             train(arguments(steps=8, resume=True))
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
     train(arguments(steps=5, lr=1e-3, batch_size=8, lr_schedule="cosine", resume=True))

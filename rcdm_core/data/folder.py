@@ -18,8 +18,16 @@ from rcdm_core.errors import RCDMError
 __all__ = ["ImageFolder", "ImageSource", "check_readable_share", "data_fingerprint", "split"]
 
 
+# What Pillow opens, and either cannot decode (stubs, films) or is no still picture: drawings, fields of measurements.
+_NO_PICTURES = {"BUFR", "GRIB", "HDF5", "WMF", "MPEG", "EPS", "FITS"}
+# Pictures all the same where this Pillow has no decoder for them: they are counted as unreadable, not passed over.
+_NEEDING_A_DECODER = {".avif", ".avifs", ".heic", ".heif", ".hif", ".jxl", ".webp"}
+
+
 class ImageFolder(ImageSource):
-    """All image files below `root`, by the ending of their names (any that Pillow knows, in capitals or not).
+    """All image files below `root`, by the ending of their names (any that Pillow decodes, in capitals or not).
+
+    Photos that this Pillow has no decoder for (HEIC without a plugin) are listed in `skipped`.
 
     The bytes of every file are read once to find its content id, which is remembered for as long as the file stays
     unchanged. A file whose content is there already (a copy, a link)
@@ -82,8 +90,12 @@ class ImageFolder(ImageSource):
         known = KnownIds(self.root)
         seen: set[str] = set()
         found: list[tuple[str, str]] = []
-        for path in _image_files(self.root):
-            name = path.relative_to(self.root).as_posix()
+        decoded = _endings()
+        for path in _image_files(self.root, decoded | _NEEDING_A_DECODER):
+            name, ending = path.relative_to(self.root).as_posix(), path.suffix.lower()
+            if ending not in decoded:
+                self.skipped.append((name, f"this Pillow has no decoder for {ending} files"))
+                continue
             try:
                 content_id = known.content_id(path)
             except OSError as error:
@@ -101,8 +113,8 @@ class ImageFolder(ImageSource):
         self.ids = [content_id for _, content_id in found]
 
 
-def _image_files(root: Path) -> list[Path]:
-    """Every file below `root` with an image's ending, files before links, each group in alphabetical order."""
+def _image_files(root: Path, endings: set[str]) -> list[Path]:
+    """Every file below `root` with one of the endings, files before links, each group in alphabetical order."""
     try:
         with os.scandir(root):
             pass
@@ -114,7 +126,7 @@ def _image_files(root: Path) -> list[Path]:
     files: list[Path] = []
     links: list[Path] = []
     for path, linked in _walk(root):
-        if path.suffix.lower() in _endings():
+        if path.suffix.lower() in endings:
             (links if linked else files).append(path)
     return sorted(files) + sorted(links)
 
@@ -159,5 +171,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _endings() -> set[str]:
+    """Of the still pictures that this Pillow decodes."""
     Image.init()
-    return {ending for ending, format_name in Image.registered_extensions().items() if format_name in Image.OPEN}
+    formats = set(Image.OPEN) - _NO_PICTURES
+    return {ending for ending, format_name in Image.registered_extensions().items() if format_name in formats}

@@ -44,7 +44,7 @@ _warnings_lock = threading.Lock()
 def open_image(source: Path | str | bytes | Image.Image) -> Image.Image:
     """Decode a picture completely: an RGB PIL image of its full size, upright, on white.
 
-    Transparency (an alpha channel, or a transparent colour) is flattened on white; 16-bit gray is scaled to 8 bits;
+    Transparency (an alpha channel, or a transparent colour) is flattened on white; 16 bits are scaled to 8;
     palettes, CMYK and bilevel pictures are converted; the EXIF orientation is applied; of an animation or a document
     with several pages the first is taken.
 
@@ -219,7 +219,11 @@ def _draft(image: Image.Image, size: int, fit: str) -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     if 0 in image.size:
         raise UnreadableImage("it has no pixels")
+    transparent = _of_16_bit_colour(image)
     image.load()
+    if transparent is not None:
+        image = image.copy()
+        image.putalpha(transparent)
     image = _upright(image)
     if image.mode.startswith("I"):
         image = _gray_to_8_bits(image)
@@ -231,6 +235,27 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         flat.paste(rgba, mask=rgba.getchannel("A"))
         return flat
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _of_16_bit_colour(image: Image.Image) -> Image.Image | None:
+    """The alpha (L) of a 16-bit RGB PNG with a transparent colour that is not loaded yet; None for all others.
+
+    Pillow keeps the high byte of each value and compares it with all 16 bits of the colour, so that nothing is
+    transparent. Its unpacker of the other byte order gives the low bytes of the same file, and the values are whole.
+    """
+    colour, tiles = image.info.get("transparency"), getattr(image, "tile", [])
+    if image.format != "PNG" or len(tiles) != 1 or tiles[0][3] != "RGB;16B" or colour is None:
+        return None
+    halves = []
+    for unpacker in ("RGB;16B", "RGB;16L"):
+        image.fp.seek(0)  # type: ignore[attr-defined]
+        again = Image.open(image.fp)  # type: ignore[attr-defined]
+        # A named tuple, or in older releases a plain one.
+        again.tile = [getattr(tiles[0], "_make", tuple)((*tiles[0][:3], unpacker))]  # type: ignore[list-item]
+        halves.append(np.asarray(again).astype(np.uint16))
+    values = halves[0] * np.uint16(256) + halves[1]
+    opaque = (values != np.array(colour, np.uint16)).any(-1)
+    return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
 
 
 def _upright(image: Image.Image) -> Image.Image:

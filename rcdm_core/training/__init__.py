@@ -7,7 +7,7 @@
     batches.py          what each step sees, a pure function of (seed, step, index)
     loop.py             the steps
     series.py           one run after another, for several checkpoints of one architecture
-    ema.py, batchnorm.py, preview.py, log.py, state.py, interrupt.py        one part of the loop each
+    ema.py, batchnorm.py, health.py, preview.py, log.py, state.py, interrupt.py     one part of the loop each
 """
 
 from rcdm_core.training.config import TrainConfig, stopped

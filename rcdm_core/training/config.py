@@ -23,9 +23,12 @@ _MOST = 10**12  # steps or pictures: beyond it somebody has slipped on the keybo
 # What a resumed run may change: how long it goes on, what it writes on the way, and where it computes. The provider is
 # compared by `setup`, which can resolve its name.
 FREE_ON_RESUME = (
-    "out", "steps", "minutes", "device", "precision", "weights", "save_every", "preview_every", "resume", "cache",
+    "out", "steps", "minutes", "device", "weights", "save_every", "preview_every", "resume", "cache",
     "pixel_cache_limit", "provider", "label", "representations",
 )  # fmt: skip
+# And what it may change when it is asked to, and then says: the remedies that a run which went wrong names. What is
+# saved keeps its meaning under all of them.
+TOLD_ON_RESUME = ("lr", "h_lr", "clip", "batch_size", "accumulate", "precision")
 
 
 @dataclass(frozen=True)
@@ -159,8 +162,8 @@ class TrainConfig:
         }
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
-    def changes(self, earlier: Mapping[str, Any], recipe: Mapping[str, Any]) -> list[str]:
-        """What a run that resumes another may not have changed but has, as options.
+    def changes(self, earlier: Mapping[str, Any], recipe: Mapping[str, Any]) -> tuple[list[Change], list[Change]]:
+        """What differs in a run that resumes another: what may not, and what was asked for and may (TOLD_ON_RESUME).
 
         earlier, recipe: `to_dict` of the other one and of its recipe. What the recipe says is compared there alone, so
         that a preset that was edited in between is noticed and spelling out a default is not.
@@ -173,7 +176,25 @@ class TrainConfig:
             if entry.name not in FREE_ON_RESUME and entry.name not in recipe_now
         ]
         pairs += [(name, value, recipe_now.get(name)) for name, value in recipe.items()]
-        return [f"{_option(name)} (was {before}, now {after})" for name, before, after in pairs if before != after]
+        refused: list[Change] = []
+        told: list[Change] = []
+        for name, before, after in pairs:
+            if before != after:
+                asked = name in TOLD_ON_RESUME and getattr(self, name) is not None
+                (told if asked else refused).append(Change(_option(name), before, after))
+        return refused, told
+
+
+@dataclass(frozen=True)
+class Change:
+    """An option whose value is another one than it was when the run began."""
+
+    option: str
+    was: Any
+    now: Any
+
+    def __str__(self) -> str:
+        return f"{self.option} (was {self.was}, now {self.now})"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from rcdm_core import randomness
 from rcdm_core.bundle import BundleConfig, Contents, read, save
 from rcdm_core.diffusion import Diffusion
-from rcdm_core.errors import RCDMError
+from rcdm_core.errors import RCDMError, SampleNotFinite
 from rcdm_core.memory import explain_shortage, keep_freed_memory, require_memory
 from rcdm_core.model import RCDM
 from rcdm_core.precision import computing_in, resolve_device, resolve_precision
@@ -28,6 +28,7 @@ from rcdm_core.training.batches import Batch, Batches
 from rcdm_core.training.batchnorm import recompute_statistics
 from rcdm_core.training.config import TrainConfig, learning_rate
 from rcdm_core.training.ema import EMA
+from rcdm_core.training.health import first_broken, keeping_buffers, verdict
 from rcdm_core.training.interrupt import StopRequests, sigterm_as_ctrl_c
 from rcdm_core.training.log import Log
 from rcdm_core.training.muon import Muon
@@ -53,7 +54,8 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
     On a CPU, in float32 and with one number of threads, a run that was stopped and resumed ends with the same bits.
 
     Raises RCDMError for bad arguments or data, a folder that is in use, a full disk (the last state stays whole), and
-    when the loss was not finite for five steps in a row (the last good state is named).
+    when the loss was not finite for five steps in a row, or the weights at the end are no good (the last good state is
+    named; a broken one never takes its place, see `health`).
     """
     keep_freed_memory()
     reporter = progress or Reporter()
@@ -113,6 +115,8 @@ class Trainer:
             self.counters = replace(setup.saved.counters)
         self.log = Log(setup.run / "log.jsonl", self.counters.log_bytes)
         self._last_save = self._last_preview = self.counters.step
+        self._save_again = self.counters.step + config.save_every  # the step after which it is due
+        self._trouble: str | None = None    # why the last attempt to save was not gone through with
         self._started = time.monotonic()
         self._before = self.counters.seconds
         self._step_began = self._started
@@ -149,6 +153,7 @@ class Trainer:
         """All steps that are left. `tell_time`: say after the first few how long they are going to take."""
         if self._finished():
             if self._step_of_bundle() != self.counters.step:  # the run was killed between state and bundle
+                self._recompute_statistics()
                 self._save_bundle()
             self.reporter.log(f"{self.setup.run} is finished: {self.counters.step} steps. More --steps go on with it.")
             return
@@ -168,9 +173,10 @@ class Trainer:
                 if stop.requested or self._finished():
                     break
                 # Not while steps are being skipped: what is kept should be from before the trouble began.
-                if self.counters.in_a_row == 0 and self.counters.step - self._last_save >= self.config.save_every:
+                if self.counters.in_a_row == 0 and self.counters.step >= self._save_again:
                     self.save()
-            self.save(preview=not stop.requested)
+            if not self.save(preview=not stop.requested):
+                raise self._failure(f"After step {self.counters.step} {self._trouble}")
         self.reporter.finish()
         if stop.requested and not self._finished():
             self.reporter.log(
@@ -200,7 +206,7 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["share"]
-        torch.manual_seed(randomness.torch_seed(self.config.seed, "dropout", done.step))
+        self._seed_dropout()
         numbers = self._gradient(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf))
         done.step += 1
@@ -225,15 +231,25 @@ class Trainer:
         if done.step % LOG_EVERY == 0:
             self._write_log()
         if done.in_a_row == GIVE_UP_AFTER:
-            self._give_up()
+            broken = f"The loss or its gradient was not finite for {GIVE_UP_AFTER} steps in a row"
+            raise self._failure(f"{broken}, up to step {done.step}")
+
+    def _seed_dropout(self) -> None:
+        torch.manual_seed(randomness.torch_seed(self.config.seed, "dropout", self.counters.step))
 
     def _gradient(self, batch: Batch) -> dict[str, float]:
         """Accumulate the gradient over the batch's parts; returns the means of the losses."""
         self.network.zero_grad(set_to_none=True)
+        return self._mean_losses(self.network, batch, lambda loss: loss.backward())
+
+    def _mean_losses(
+        self, network: UNet, batch: Batch, then: Callable[[Tensor], object] = lambda loss: None
+    ) -> dict[str, float]:
+        """Means of the losses over the batch's parts; `then` is called with every part's share of the loss."""
         sums: dict[str, Tensor] = {}
         for part in batch.parts(self.recipe.accumulate):
-            losses = self._losses(self.network, part.to(self.device))
-            (losses["loss"].mean() / self.recipe.accumulate).backward()
+            losses = self._losses(network, part.to(self.device))
+            then(losses["loss"].mean() / self.recipe.accumulate)
             for name, values in losses.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + values.detach().mean()
         return {name: float(value) / self.recipe.accumulate for name, value in sums.items()}
@@ -259,20 +275,58 @@ class Trainer:
             purpose=purpose,
         )
 
-    def _give_up(self) -> None:
+    def _failure(self, what: str) -> RCDMError:
+        return RCDMError(f"{what}; {self._kept()}; try a lower --lr, --precision float32, or --clip 1.")
+
+    def _kept(self) -> str:
         if self._last_save:
-            kept = f"the last good state is that of step {self._last_save} in {self.setup.run / 'training'}"
-        else:
-            kept = "nothing had been saved before"
-        raise RCDMError(
-            f"The loss or its gradient was not finite for {GIVE_UP_AFTER} steps in a row, up to step "
-            f"{self.counters.step}; {kept}; try a lower --lr, --precision float32, or --clip 1."
-        )
+            return f"the last good state is that of step {self._last_save} in {self.setup.run / 'training'}"
+        return "nothing had been saved before"
+
+    def _find_trouble(self) -> str | None:
+        """Why what would be saved now is no good; None when it is. Leaves no trace in what it looks at.
+
+        The next batch is tried: the weights by the step that comes next, its gradient included, and the averaged ones.
+        """
+        states = (value for one in self.optimizers for state in one.state.values() for value in state.values())
+        network, average = "the weights", "the averaged weights"
+        parts = {
+            network: self.network.state_dict().values(),
+            average: self.ema.network.state_dict().values(),
+            "the optimizer's averages": (value for value in states if isinstance(value, Tensor)),
+        }
+        if (broken := first_broken(parts)) is not None:
+            return broken
+        batch = self._batches("train")(self.counters.step)
+        self._seed_dropout()
+        with keeping_buffers(self.network):
+            losses = self._gradient(batch)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, math.inf))
+        self.network.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            averaged = self._mean_losses(self.ema.network, batch)
+        return verdict(network, losses, norm) or verdict(average, averaged)
 
     # what is written on the way
 
-    def save(self, preview: bool = True) -> None:
-        """State, then bundle, then preview: a crash in between leaves the older of what comes later."""
+    def save(self, preview: bool = True) -> bool:
+        """State, then bundle, then preview: a crash in between leaves the older of what comes later.
+
+        Nothing is written, the reason is told once, and False returned, while the weights are no good.
+        """
+        self._recompute_statistics()
+        before, self._trouble = self._trouble, self._find_trouble()
+        if self._trouble is not None:
+            if before is None:
+                self.reporter.log(f"Not saved after step {self.counters.step}: {self._trouble}; {self._kept()}.")
+            self._save_again = self.counters.step + LOG_EVERY
+        else:
+            self._save(preview)
+            self._save_again = self.counters.step + self.config.save_every
+        self._step_began = time.monotonic()
+        return self._trouble is None
+
+    def _save(self, preview: bool) -> None:
         if self.counters.step % LOG_EVERY:
             self._write_log()
         setup = self.setup
@@ -286,7 +340,6 @@ class Trainer:
         if preview and due:
             self._preview(model)
             self._last_preview = self.counters.step
-        self._step_began = time.monotonic()
 
     def _write_log(self) -> None:
         done = self.counters
@@ -297,8 +350,7 @@ class Trainer:
         )
 
     def _save_bundle(self) -> RCDM:
-        """The averaged weights, with batch-norm statistics of their own, as a bundle."""
-        recompute_statistics(self.ema.network, self._statistics_batches())
+        """The averaged weights, with batch-norm statistics of their own (`_recompute_statistics`), as a bundle."""
         setup, done = self.setup, self.counters
         contents = Contents(
             unet=self.ema.network.state_dict(),
@@ -320,11 +372,15 @@ class Trainer:
             arguments=self.config.to_dict(),
             versions=versions(),
             recipe=self.recipe.to_dict(),
+            changes=setup.identity["changes"],
             licence=setup.provider.licence,
             representations=setup.representations,
         )
         save(setup.run, config, contents)
         return RCDM(config, contents, path=setup.run, unet=self.ema.network)
+
+    def _recompute_statistics(self) -> None:
+        recompute_statistics(self.ema.network, self._statistics_batches())
 
     def _statistics_batches(self) -> list[Callable[[], object]]:
         batches = self._batches("batch norm")
@@ -341,7 +397,11 @@ class Trainer:
         pixels, rows = self.reader(rows)
         real = torch.from_numpy(pixels).float() / 255
         h = torch.from_numpy(self.setup.dataset.h[rows][:, 0])
-        samples = model.sample(
-            h, PREVIEW_SAMPLES, seed=self.config.seed, steps=PREVIEW_STEPS, precision=self.config.precision
-        )
+        try:
+            samples = model.sample(
+                h, PREVIEW_SAMPLES, seed=self.config.seed, steps=PREVIEW_STEPS, precision=self.config.precision
+            )
+        except SampleNotFinite:  # a picture to look at is no reason to end a training
+            self.reporter.log(f"No preview after step {self.counters.step}: it has samples that are not finite.")
+            return
         write_preview(self.setup.run / "preview.png", real, samples)

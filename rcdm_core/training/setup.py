@@ -27,7 +27,7 @@ from rcdm_core.provider import Provider
 from rcdm_core.provider_record import ProviderRecord, reading_change, record_of
 from rcdm_core.registry import find_provider
 from rcdm_core.representations.file import Representations
-from rcdm_core.training.config import TrainConfig, default_held_out, learning_rate
+from rcdm_core.training.config import Change, TrainConfig, default_held_out, learning_rate
 from rcdm_core.training.dataset import Dataset, prepare
 from rcdm_core.training.representations import check_for_training, statistics
 from rcdm_core.training.state import SavedState, find_state, is_run, locked
@@ -115,6 +115,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
     identity = {
         "arguments": {**config.to_dict(), "provider": provider.name},
         "recipe": config.recipe().to_dict(),
+        "changes": _history(config, saved),
         "architecture": _architecture(config, conditioning, encoder.dim),
         "data": data_fingerprint(ids[int(dataset.order[row])] for row in train_rows),
         "weights_digest": mark.weights_digest,
@@ -186,7 +187,7 @@ def completed(config: TrainConfig) -> TrainConfig:
 
 
 def remarks(asked: TrainConfig, config: TrainConfig, saved: SavedState | None) -> list[str]:
-    """What the user should know about a run's beginning, its length and the learning rate that hangs on it, as lines.
+    """What the user should know about a run's beginning, what a resume changes, and length and learning rate, as lines.
 
     asked, config: before and after `completed`.
     """
@@ -198,6 +199,11 @@ def remarks(asked: TrainConfig, config: TrainConfig, saved: SavedState | None) -
         lines.append(
             f"Training for the {config.steps} steps of preset {config.preset}; --steps or --minutes shorten that."
         )
+    if saved is not None:
+        for change in _changes(config, saved)[1]:
+            line = f"Going on after step {saved.counters.step} with {change.option} {change.now}, before {change.was}"
+            order = "; the pictures come in another order from here" if change.option == "--batch-size" else ""
+            lines.append(f"{line}{order}.")
     if config.minutes_alone and config.lr_schedule is None and PRESETS[config.preset].lr_schedule != "constant":
         lines.append("The learning rate stays constant with --minutes alone; --steps lets it decay to zero.")
     if saved is not None and config.steps is not None:
@@ -258,14 +264,26 @@ def refuse_foreign(run: Path) -> None:
 
 def _refuse_changes(config: TrainConfig, provider: Provider, saved: SavedState) -> None:
     earlier = saved.identity["arguments"]
-    changes = config.changes(earlier, saved.identity.get("recipe", {}))
+    changes = _changes(config, saved)[0]
     if earlier["provider"] not in (config.provider, provider.name):
-        changes.insert(0, f"--provider (was {earlier['provider']}, now {config.provider})")
+        changes.insert(0, Change("--provider", earlier["provider"], config.provider))
     if changes:
         raise RCDMError(
-            f"{saved.folder.parent.parent} was started with other arguments: {', '.join(changes)}; "
+            f"{saved.folder.parent.parent} was started with other arguments: {', '.join(map(str, changes))}; "
             "resume it with the same ones, or choose another --out."
         )
+
+
+def _changes(config: TrainConfig, saved: SavedState) -> tuple[list[Change], list[Change]]:
+    return config.changes(saved.identity["arguments"], saved.identity.get("recipe", {}))
+
+
+def _history(config: TrainConfig, saved: SavedState | None) -> list[dict[str, Any]]:
+    """What this and earlier resumes have changed, and after which step, for JSON."""
+    if saved is None:
+        return []
+    new = [{"step": saved.counters.step, **asdict(change)} for change in _changes(config, saved)[1]]
+    return [*saved.identity.get("changes", []), *new]
 
 
 def _continue_with(
