@@ -76,7 +76,7 @@ def run(context: Context) -> Result:
         result.notes.append("No picture has a label, so that there are none of the same class; the others are there.")
     pool = pool_of(context, data, pictures, params["pool"])
     references = random_pictures(context, pool)
-    h = [h_of(model, [*pictures]).astype(np.float64) for model in context.models]
+    h = [h_of(model, [*pictures], context).astype(np.float64) for model in context.models]
     nearest = [_nearest(context, result, m, pictures, h[m], data) for m in range(len(context.models))]
 
     found: list[list[Look]] = []

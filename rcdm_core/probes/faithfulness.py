@@ -20,7 +20,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, labels_of
 from rcdm_core.probes.other_samples import OtherSamples, read_other_samples
-from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.pictures import Pictures, fit_of, h_at_image_size, h_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
 from rcdm_core.provider import Option
 
@@ -91,15 +91,12 @@ def run(context: Context) -> Result:
 
 def _gallery(context: Context, model: RCDM, gallery: Pictures) -> dict[str, np.ndarray]:
     """h of the gallery as the encoder reads the originals, and by way of the generator's size: each [N, dim]."""
-    import torch
-
-    fit, size = fit_of(model), model.image_size
     parts: dict[str, list[np.ndarray]] = {name: [] for name in GALLERIES}
     context.progress.start(len(gallery), f"{model.name}: encoding the gallery", unit="picture")
     for block in batches(context, gallery):
         part = gallery[block]
-        parts["originals"].append(h_of(model, part))
-        parts["at image size"].append(model.encode(torch.from_numpy(read_arrays(part, size, fit))).numpy())
+        parts["originals"].append(h_of(model, part, context))
+        parts["at image size"].append(h_at_image_size(model, part, context))
     context.progress.finish()
     return {name: np.concatenate(values) for name, values in parts.items()}
 
