@@ -4,12 +4,16 @@
     python benchmarks/probes.py --only gallery         ranks and nearest neighbours in a large gallery
     python benchmarks/probes.py --only sets            the measures of table 1a, of many pictures, on one thread
 
-Gallery: 1,000 samples' h are ranked, and their 10 nearest found, among 50,000 representations of 2048 numbers; seconds
-(of processors too: the machine may be shared), and the peak memory of the whole process, the gallery's 400 MB included.
+Gallery: what the probe `faithfulness` does with the h of 1,000 samples and its two galleries of 50,000 pictures by 2048
+numbers, from encoding them (by a stand-in that takes no time) to the table with its intervals; and the 10 nearest of
+1,000 h in one gallery. Seconds (of processors too: the machine may be shared), and the peak memory of the whole
+process, torch and the galleries (400 MB each) included.
 Sets: two sets of h against a third, as the probe quality compares samples and real pictures, with their intervals.
 Share: probes on held-out shapes at 32 x 32, with an untrained network of the preset tiny-32 (its time does not depend
-on its weights); how much of a probe's time passes in the network, in the encoder, and in everything else. Every
-measurement is a process of its own.
+on its weights); how much of a probe's time passes in the network, in the encoder, and in everything else: once with an
+oracle as the encoder, once with a network of ResNet-50's size with random weights (--providers). Where more than 10%
+passes outside the U-Net, the functions of everything else in which most of it passes are named, as a clock finds them
+every few milliseconds. Every measurement is a process of its own.
 """
 
 from __future__ import annotations
@@ -21,8 +25,11 @@ import resource
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,21 +39,66 @@ QUERIES, NEIGHBOURS = 1000, 10
 
 def gallery(what: str, size: int, dim: int) -> dict[str, float]:
     """One way of searching: seconds, and the peak memory in MB."""
-    from rcdm_core.metrics.neighbours import Nearest
-    from rcdm_core.metrics.ranks import ranks
+    import torch  # noqa: F401  (every probe has it in memory)
 
+    from rcdm_core.metrics.neighbours import Nearest
+
+    if what == "faithfulness":
+        return _faithfulness(size, dim)
     rng = np.random.default_rng(0)
     h = rng.standard_normal((size, dim), dtype=np.float32)
     targets = rng.integers(0, size, QUERIES)
     queries = h[targets] + rng.standard_normal((QUERIES, dim), dtype=np.float32)
     begun, begun_cpu = time.perf_counter(), time.process_time()
-    if what == "ranks":
-        found = ranks(queries, h, targets)
-        assert found.min() >= 1
-    else:
-        search = Nearest(queries, NEIGHBOURS)
-        search.add(h)
-        assert np.isfinite(search.squares).all()
+    search = Nearest(queries, NEIGHBOURS)
+    search.add(h)
+    assert np.isfinite(search.squares).all()
+    return _measured(begun, begun_cpu)
+
+
+def _faithfulness(size: int, dim: int) -> dict[str, float]:
+    """The probe's own functions, on pictures and an encoder that take no time: the gallery's h, and table 1b of it."""
+    import torch
+
+    from rcdm_core.probes import faithfulness
+    from rcdm_core.probes.pictures import Picture, Pictures
+    from rcdm_core.progress import Reporter
+
+    rng = np.random.default_rng(0)
+    pixels = np.zeros((3, 8, 8), np.uint8)
+    pictures = Pictures([Picture(f"{i:064x}", str(i), _never, lambda *_: pixels) for i in range(size)])
+    model: Any = SimpleNamespace(
+        name="stand-in",
+        path=None,
+        image_size=8,
+        h_dim=dim,
+        device="cpu",
+        representations=None,
+        encoder=SimpleNamespace(image_size=8, interpolation="bicubic"),
+        config=SimpleNamespace(data=None),
+        encode=lambda images: torch.from_numpy(rng.standard_normal((len(images), dim), dtype=np.float32)),
+    )
+    context: Any = SimpleNamespace(progress=Reporter())
+    faithfulness.h_of = _without_keeping(faithfulness.h_of)
+    faithfulness.h_at_image_size = _without_keeping(faithfulness.h_at_image_size)
+    begun, begun_cpu = time.perf_counter(), time.process_time()
+    h = faithfulness._gallery(context, model, pictures)
+    found = (h["originals"][:QUERIES] + rng.standard_normal((QUERIES, dim), dtype=np.float32))[:, None]
+    entry, _ = faithfulness._aggregate(h, found.astype(np.float64), [None] * QUERIES, 0)
+    assert entry["galleries"]["originals"]["samples"]["mean_rank"]["value"] >= 1
+    return _measured(begun, begun_cpu)
+
+
+def _never() -> Any:
+    raise AssertionError("the original is not asked for")
+
+
+def _without_keeping(encode: Any) -> Any:
+    """The stand-in is no bundle, and has nothing that what it encodes could be kept by."""
+    return lambda model, pictures, _: encode(model, pictures)
+
+
+def _measured(begun: float, begun_cpu: float) -> dict[str, float]:
     seconds, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
     return {"seconds": seconds, "cpu": cpu, "MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
@@ -69,48 +121,79 @@ def sets(what: str, size: int, dim: int) -> dict[str, float]:
         kernel_distances(first, reference, members(size, seed=0))
     else:
         precision_recall(first, reference, members(size, seed=0), neighbours=3)
-    seconds, cpu = time.perf_counter() - begun, time.process_time() - begun_cpu
-    return {"seconds": seconds, "cpu": cpu, "MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return _measured(begun, begun_cpu)
 
 
-DATA = "shapes:2000:3"  # of which half is held out
+DATA_COUNT = 400  # of which half is held out
+DATA = f"shapes:{DATA_COUNT}:3"
+# All that draw samples, but `training`, which takes several models and is retention for each of them.
+PROBES = (
+    "samples,invariance,variance,retention,faithfulness,distances,neighbours,interpolation,arithmetic,manipulation,"
+)
+PROBES += "adversarial,linear-probe,confidence,class-mean,unconditional,quality,baselines"
 
 
 class Clock:
     """Adds up the time that passes inside a module."""
 
     def __init__(self, module: Any) -> None:
-        self.seconds = 0.0
+        self.seconds, self.inside = 0.0, False
         self._begun = 0.0
         module.register_forward_pre_hook(self._begin)
         module.register_forward_hook(self._end)
 
     def _begin(self, *_: Any) -> None:
-        self._begun = time.perf_counter()
+        self._begun, self.inside = time.perf_counter(), True
 
     def _end(self, *_: Any) -> None:
-        self.seconds += time.perf_counter() - self._begun
+        self.seconds, self.inside = self.seconds + time.perf_counter() - self._begun, False
 
 
-def share(probe: str, count: int, steps: int) -> dict[str, float]:
-    """One run of a probe: seconds in all, in the network and in the encoder."""
+class Elsewhere(threading.Thread):
+    """Looks every few milliseconds in which function of rcdm_core the main thread is, outside the clocks' modules."""
+
+    def __init__(self, clocks: list[Clock]) -> None:
+        super().__init__(daemon=True)
+        self.found: Counter[str] = Counter()
+        self.done = threading.Event()
+        self._clocks, self._main = clocks, threading.main_thread().ident
+
+    def run(self) -> None:
+        while not self.done.wait(0.005):
+            frame = sys._current_frames().get(self._main or 0)
+            if any(clock.inside for clock in self._clocks):
+                continue
+            while frame is not None and "/rcdm_core/" not in frame.f_code.co_filename:
+                frame = frame.f_back
+            if frame is not None:
+                self.found[f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"] += 1
+
+
+def share(probe: str, provider: str, count: int, steps: int) -> dict[str, Any]:
+    """One run of a probe: seconds in all, in the network and in the encoder, and where the rest passes."""
     import rcdm_core
 
     with tempfile.TemporaryDirectory() as folder:
         # One step: what the network has learnt does not change how long it takes.
         run, cache = Path(folder) / "run", Path(folder) / "cache"
         config = rcdm_core.TrainConfig(
-            "shapes-no-color", data=DATA, held_out=1000, steps=1, preview_every=0, out=run, cache=cache
+            provider, data=DATA, held_out=DATA_COUNT // 2, steps=1, preview_every=0, out=run, cache=cache
         )
         model = rcdm_core.load(rcdm_core.train(config))
         clocks = {"network": Clock(model.unet), "encoder": Clock(model.encoder)}
+        elsewhere = Elsewhere([*clocks.values()])
+        elsewhere.start()
         begun = time.perf_counter()
         rcdm_core.run_probe(probe, models=[model], data=DATA, out=Path(folder) / "out", count=count, steps=steps)
         seconds = time.perf_counter() - begun
-    return {"seconds": seconds, **{name: clock.seconds for name, clock in clocks.items()}}
+        elsewhere.done.set()
+        elsewhere.join()
+    looks = max(1, elsewhere.found.total())
+    places = [[name, number / looks] for name, number in elsewhere.found.most_common(4)]
+    return {"seconds": seconds, **{name: clock.seconds for name, clock in clocks.items()}, "places": places}
 
 
-def measured(*words: str) -> dict[str, float]:
+def measured(*words: str) -> dict[str, Any]:
     """The same file in a new process."""
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     done = subprocess.run(
@@ -120,7 +203,7 @@ def measured(*words: str) -> dict[str, float]:
         text=True,
         env=os.environ | (threads if words[0] == "sets" else {}),
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -131,19 +214,22 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=2048)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--probes", default="samples,variance")
+    parser.add_argument("--probes", default=PROBES)
+    parser.add_argument("--providers", default="shapes-no-color,random-resnet50")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        kind, what, *numbers = arguments.measure
-        found = {"gallery": gallery, "sets": sets, "share": share}[kind](what, *map(int, numbers))
-        print(json.dumps(found))
+        kind, what, *rest = arguments.measure
+        if kind == "share":
+            print(json.dumps(share(what, rest[0], *map(int, rest[1:]))))
+        else:
+            print(json.dumps((gallery if kind == "gallery" else sets)(what, *map(int, rest))))
         return
     if arguments.only in (None, "gallery"):
         print(f"{QUERIES} samples in a gallery of {arguments.size} x {arguments.dim}")
-        for what in ("ranks", "nearest"):
+        for what in ("faithfulness", "nearest"):
             found = measured("gallery", what, str(arguments.size), str(arguments.dim))
-            print(f"  {what:8} {found['seconds']:6.1f} s, {found['cpu']:6.1f} s of processors   {found['MB']:6.0f} MB")
+            print(f"  {what:12} {found['seconds']:6.1f} s, {found['cpu']:6.1f} s of processors   {found['MB']:6.0f} MB")
     if arguments.only in (None, "sets"):
         for size, dim, kinds in ((20_000, 512, ("frechet",)), (10_000, 2048, ("frechet", "kernel", "neighbours"))):
             print(f"two sets of {size} x {dim} against a third, one thread")
@@ -153,14 +239,22 @@ def main() -> None:
                 print(f"  {what:10} {took}   {found['MB']:6.0f} MB")
     if arguments.only in (None, "share"):
         print(f"time of a probe, {arguments.count} pictures at 32 x 32, {arguments.steps} sampling steps")
-        for probe in arguments.probes.split(","):
-            found = measured("share", probe, str(arguments.count), str(arguments.steps))
-            rest = found["seconds"] - found["network"] - found["encoder"]
-            parts = ((what, found[what]) for what in ("network", "encoder"))
-            text = ", ".join(
-                f"{what} {100 * value / found['seconds']:.1f}%" for what, value in (*parts, ("rest", rest))
-            )
-            print(f"  {probe:10} {found['seconds']:6.1f} s: {text}")
+        for provider in arguments.providers.split(","):
+            print(f"  encoder: {provider}")
+            for probe in arguments.probes.split(","):
+                found = measured("share", probe, provider, str(arguments.count), str(arguments.steps))
+                print(f"  {probe:14} {_said(found)}", flush=True)
+
+
+def _said(found: dict[str, Any]) -> str:
+    """One row: seconds, the shares, and where the rest passes if the network has less than nine tenths."""
+    seconds = found["seconds"]
+    rest = seconds - found["network"] - found["encoder"]
+    parts = {"outside the U-Net": seconds - found["network"], "encoder": found["encoder"], "rest": rest}
+    text = f"{seconds:6.1f} s: " + ", ".join(f"{what} {value / seconds:.1%}" for what, value in parts.items())
+    if found["network"] < 0.9 * seconds:
+        text += "; the rest: " + ", ".join(f"{name} {part:.0%}" for name, part in found["places"])
+    return text
 
 
 if __name__ == "__main__":

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from exact_rcdm import ExactRCDM
 
 import rcdm_core
 from rcdm_core.data.shapes import Shapes
+from rcdm_core.metrics import fidelity
 from rcdm_core.metrics.attack import Attack
-from rcdm_core.probes import base, inversion, keeping
+from rcdm_core.probes import base, inversion, keeping, pictures
+from rcdm_core.progress import Reporter
 
 DATA = Shapes(120, seed=7)
 # name: (parameters, calls of the model's sample)
@@ -64,12 +69,84 @@ def test_a_stopped_run_goes_on_and_ends_on_the_same_bytes(name: str, tmp_path: P
     assert whole.calls == calls
     with pytest.raises(KeyboardInterrupt):
         run(name, tmp_path / "out", Counting(stop_at=calls - 1))
-    kept = list((tmp_path / "out" / keeping.FOLDER).iterdir())
-    assert len(kept) == calls - 2
+    kept = [np.load(path) for path in (tmp_path / "out" / keeping.FOLDER).iterdir()]
+    assert sum("samples" in one.files for one in kept) == calls - 2
     rest = Counting()
     assert run(name, tmp_path / "out", rest) == expected
     assert rest.calls == 2
     assert not (tmp_path / "out" / keeping.FOLDER).exists()
+
+
+ENCODINGS: dict[str, dict[str, Any]] = {  # of more than one block where that is where the time goes
+    "faithfulness": {"count": 4, "samples": 2, "rows": 0},
+    "neighbours": {"count": 3, "samples": 1, "pool": 40, "training": 40},
+    "unconditional": {"count": 3, "training": 40, "pool": 40},
+    "linear-probe": {"fit": 40, "test": 10, "count": 4, "samples": 1, "folds": 2},
+    "quality": {"count": 70, "inception": "weights.pth", "shown": 1, "data": Shapes(300, seed=7)},
+}
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_nothing_is_encoded_twice(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped at the last time that an encoder, or Inception, is asked: that alone is left to do."""
+    plain, counting = ExactRCDM.encode, Counting()
+
+    def encode(self: ExactRCDM, images: torch.Tensor) -> torch.Tensor:
+        counting()
+        return plain(self, images)
+
+    class Glance:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def look(self, pictures: np.ndarray) -> fidelity.Seen:
+            counting()
+            flat = pictures[:, :, ::8, ::8].reshape(len(pictures), -1).astype(np.float32)
+            return fidelity.Seen(flat, flat)
+
+    (tmp_path / "weights.pth").write_bytes(b"-")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ExactRCDM, "encode", encode)
+    monkeypatch.setattr(fidelity, "Inception", Glance)
+    monkeypatch.setattr(ExactRCDM, "trained_on", lambda self, content_id: int(content_id[:2], 16) < 96)
+
+    def once(out: str, stop_at: int | None = None) -> dict[str, bytes]:
+        counting.calls, counting.stop_at = 0, stop_at
+        return run(name, tmp_path / out, Counting(), **ENCODINGS[name])
+
+    expected = once("whole")
+    calls = counting.calls
+    assert calls > 2
+    with pytest.raises(KeyboardInterrupt):
+        once("out", calls)
+    assert once("out") == expected and counting.calls == 1
+    assert not (tmp_path / "out" / keeping.FOLDER).exists()
+
+
+def test_encodings_are_known_by_pictures_encoder_and_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model: Any = ExactRCDM("shapes-no-color")
+    other: Any = ExactRCDM("shapes-no-size")
+    chosen = pictures.held_out(DATA, [], count=4)
+    read: list[Any] = []
+    plain = pictures.read_arrays
+    monkeypatch.setattr(pictures, "read_arrays", lambda *given: (read.append(given[1:]), plain(*given))[1])
+    context: Any = SimpleNamespace(out=tmp_path, precision="float32", progress=Reporter())
+
+    def reads(model: Any, chosen: Any, digest: str = "digest") -> int:
+        monkeypatch.setattr(base, "_bundle_digest", lambda folder: digest)
+        model.path = tmp_path
+        before = len(read)
+        np.testing.assert_array_equal(pictures.h_of(model, chosen, context), pictures.h_of(model, chosen))
+        return len(read) - before - 1
+
+    assert reads(model, chosen) == 1 and reads(model, chosen) == 0
+    assert reads(model, chosen, "another generator") == 0
+    assert reads(other, chosen) == 1
+    assert reads(model, chosen[:3]) == 1
+    monkeypatch.setattr(pictures, "fit_of", lambda model: "pad")
+    assert reads(model, chosen) == 1
+    monkeypatch.setattr(model.encoder, "interpolation", "bilinear")
+    assert reads(model, chosen) == 1
 
 
 def test_other_settings_and_broken_files_are_drawn_anew(tmp_path: Path) -> None:
@@ -79,7 +156,7 @@ def test_other_settings_and_broken_files_are_drawn_anew(tmp_path: Path) -> None:
     for changes in ({"seed": 1}, {"steps": 3}, {"sampler": "ddim"}, {"samples": 33}):
         with pytest.raises(KeyboardInterrupt):
             run(name, out, Counting(stop_at=1), **changes)
-    broken, *_ = (out / keeping.FOLDER).iterdir()
+    broken = next(path for path in (out / keeping.FOLDER).iterdir() if "samples" in np.load(path).files)
     broken.write_bytes(b"PK broken")
     rest = Counting()
     assert run(name, out, rest) == run(name, tmp_path / "whole", Counting())

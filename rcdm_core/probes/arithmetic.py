@@ -113,7 +113,7 @@ def _look(context: Context, model: RCDM, triple: tuple[Picture, ...]) -> dict[st
     c and the target; of_target: of the target itself. response: of the mean h, from plain to samples, on h(a) − h(b).
     nearest: the share of samples that are nearer to the target than to a, b and c.
     """
-    h = h_of(model, list(triple)).astype(np.float64)
+    h = h_of(model, list(triple), context).astype(np.float64)
     target = h[0] - h[1] + h[2]
     stream = "-".join(picture.id for picture in triple)
     drawn = draw(context, model, np.stack([target, h[2]]), context.params["samples"], [stream, stream])

@@ -221,7 +221,7 @@ class Context:
 
         from rcdm_core.probes.pictures import h_of
 
-        return torch.from_numpy(h_of(model, pictures))
+        return torch.from_numpy(h_of(model, pictures, self))
 
     def begin(self, pictures: Pictures, data: ImageSource | None = None, **found: Any) -> Result:
         """A Result whose provenance is on disk already.

@@ -111,7 +111,7 @@ def _methods(
     from rcdm_core.probes.inversion import Descent, deep_image_prior, match_pixels, total_variation
 
     params = context.params
-    h = h_of(model, [picture])
+    h = h_of(model, [picture], context)
     real = float(total_variation(torch.from_numpy(read_arrays([picture], model.image_size, fit_of(model))))[0])
     shown: dict[str, np.ndarray] = {}
     seconds: dict[str, float] = {}

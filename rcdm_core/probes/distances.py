@@ -77,7 +77,7 @@ def run(context: Context) -> Result:
     pool = pool_of(context, data, pictures, params["pool"])
     result.notes += _alone(pictures, pool, labels)
     references = random_pictures(context, pool)
-    h = [h_of(model, [*pictures]).astype(np.float64) for model in context.models]
+    h = [h_of(model, [*pictures], context).astype(np.float64) for model in context.models]
     nearest = [_nearest(context, result, m, pictures, h[m], data) for m in range(len(context.models))]
 
     found: list[list[Look]] = []

@@ -134,7 +134,7 @@ def _look(context: Context, model: RCDM, first: Picture, second: Picture, path: 
     to_first, to_second: distances of the samples' h to the ends', over the ends' distance. progress: where the sample's
     h falls on the line from the first to the second, 0 to 1. length: the ends' distance.
     """
-    ends = h_of(model, [first, second]).astype(np.float64)
+    ends = h_of(model, [first, second], context).astype(np.float64)
     targets = PATHS[path](ends[0], ends[1], t)
     # one stream for all steps: what changes along a row comes from h alone
     drawn = draw(context, model, targets, context.params["samples"], [f"{first.id}-{second.id}"] * len(t))

@@ -1,6 +1,7 @@
 """What a probe has computed, kept in OUT/.rcdm-drawn until it is done: one that was stopped goes on where it was.
 
-Samples, descents and attacks have one form: a file of arrays, whole or not there, whose name says what they depend on.
+Samples, descents, attacks and encodings have one form: a file of arrays, whole or not there, whose name says what they
+depend on.
 """
 
 from __future__ import annotations
@@ -46,7 +47,27 @@ def keep(
 
     Raises RCDMError when OUT cannot be written.
     """
-    path = _path(context, model, {"what": what, **depends})
+    return _keep(context, _model(context, model), {"what": what, **depends}, compute, steps)
+
+
+def keep_encoded(context: Context, model: RCDM, depends: Mapping[str, Any], compute: Callable[[], Arrays]) -> Arrays:
+    """As `keep`, of arrays that depend on the encoder and not on the generator: models of one encoder share them.
+
+    depends: which pictures, and how they were read. Progress does not advance.
+    """
+    found = _model(context, model)
+    encoder = None if found is None else {key: found[key] for key in ("device", "provider")}
+    return _keep(context, encoder, {"what": "h", **depends}, compute, 0)
+
+
+def _keep(
+    context: Context,
+    model: Mapping[str, Any] | None,
+    depends: Mapping[str, Any],
+    compute: Callable[[], Arrays],
+    steps: int,
+) -> Arrays:
+    path = None if model is None else _path(context, {"model": model, "versions": versions(), **depends})
     if path is not None and (before := _read(path)) is not None:
         context.progress.update(steps)
         return before
@@ -73,17 +94,17 @@ def forget(out: Path) -> None:
         folder.rmdir()
 
 
-def _path(context: Context, model: RCDM, depends: Mapping[str, Any]) -> Path | None:
-    """The file of arrays that depend on these; None for a model that is not on disk."""
-    model_is = describe_model("", model, context.precision)
-    if model_is["bundle_digest"] is None:
+def _model(context: Context, model: RCDM) -> dict[str, Any] | None:
+    """What a model that is on disk is known by; None for another one."""
+    found = describe_model("", model, context.precision)
+    if found["bundle_digest"] is None:
         return None
-    everything = {
-        "model": {key: model_is[key] for key in ("bundle_digest", "device", "computes_in", "provider")},
-        "versions": versions(),
-        **depends,
-    }
-    name = hashlib.sha256(json.dumps(everything, sort_keys=True, default=_in_words).encode()).hexdigest()[:32]
+    return {key: found[key] for key in ("bundle_digest", "device", "computes_in", "provider")}
+
+
+def _path(context: Context, depends: Mapping[str, Any]) -> Path:
+    """The file of arrays that depend on these."""
+    name = hashlib.sha256(json.dumps(depends, sort_keys=True, default=_in_words).encode()).hexdigest()[:32]
     return context.out / FOLDER / f"{name}.npz"
 
 

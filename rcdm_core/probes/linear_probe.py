@@ -16,7 +16,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
 from rcdm_core.probes.drawing import blocks, draw
 from rcdm_core.probes.opening import check_conditional, check_least, data_of
-from rcdm_core.probes.pictures import fit_of, read_arrays
+from rcdm_core.probes.pictures import fit_of, h_at_image_size, read_arrays
 from rcdm_core.probes.wording import percent
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
@@ -108,13 +108,12 @@ def look(
     agreement [B]: the shares of samples with the picture's class, and with the class that the probe reads from the
     picture. small [B]: whether the picture at the generator's size still has its class.
     """
-    import torch
 
     pictures = [divided.test[int(place)] for place in places]
     shown = read_arrays(pictures, model.image_size, fit_of(model))
     drawn = draw(context, model, classifier.h[places], context.params["samples"], [p.id for p in pictures])
     said = classifier.judge(drawn.h, places)
-    small = classifier.judge(model.encode(torch.from_numpy(shown)).numpy()[:, None], places)[:, 0]
+    small = classifier.judge(h_at_image_size(model, pictures, context)[:, None], places)[:, 0]
     truth = divided.test_labels[places]
     return {
         "shown": shown,

@@ -93,8 +93,8 @@ def look_at(
 ) -> Look:
     """One model on some pictures."""
     params, n = context.params, context.params["samples"]
-    h = h_of(model, part).astype(np.float64)
-    h_other = h_of(model, other).astype(np.float64) if other else np.zeros_like(h)
+    h = h_of(model, part, context).astype(np.float64)
+    h_other = h_of(model, other, context).astype(np.float64) if other else np.zeros_like(h)
     k = params["neighbours"]
     search = Nearest(h, min(k + 1, len(near)))
     search.add(near)

@@ -129,7 +129,7 @@ def _sample(context: Context, name: str, model: RCDM, pictures: Pictures) -> Dra
     n = context.params["samples"]
     context.progress.start(len(pictures) * n, f"{name}: sampling", unit="sample")
     parts = [
-        draw(context, model, h_of(model, pictures[block]), n, [picture.id for picture in pictures[block]])
+        draw(context, model, h_of(model, pictures[block], context), n, [picture.id for picture in pictures[block]])
         for block in blocks(len(pictures), n)
     ]
     context.progress.finish()

@@ -20,6 +20,7 @@ from rcdm_core.probes.transforms import Original
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
     from rcdm_core.model import RCDM
+    from rcdm_core.probes.base import Context
 
 WORKING_SIDE = 1024  # pixels: originals that are transformed are reduced to this side first where they are larger
 DRAWN_SIDE = 256  # pixels: of pictures that have no size of their own, because they are drawn
@@ -196,24 +197,43 @@ def read_arrays(
     return np.stack([picture.read(size, fit, interpolation) for picture in pictures]).astype(np.float32) / 255
 
 
-def h_of(model: RCDM, pictures: Sequence[Picture]) -> np.ndarray:
+def h_of(model: RCDM, pictures: Sequence[Picture], context: Context | None = None) -> np.ndarray:
     """h of untransformed pictures, float32 [N, dim]: from the model's file of representations where it has them.
 
-    The others are read and encoded BATCH at a time.
+    The others are read and encoded BATCH at a time. context: a probe's, in whose OUT they are kept until it is done.
     """
-    import torch
+    size, how = model.encoder.image_size, model.encoder.interpolation
 
     def compute(places: Sequence[int]) -> np.ndarray:
-        parts = []
-        for start in range(0, len(places), BATCH):
-            chosen = [pictures[place] for place in places[start : start + BATCH]]
-            seen = read_arrays(chosen, model.encoder.image_size, fit_of(model), model.encoder.interpolation)
-            parts.append(model.encode(torch.from_numpy(seen)).numpy())
-        return np.concatenate(parts)
+        return _encoded(model, [pictures[place] for place in places], size, how, context)
 
     if model.representations is None:
         return compute(range(len(pictures)))
     return model.representations.fill([picture.id if picture.is_file else None for picture in pictures], compute)
+
+
+def h_at_image_size(model: RCDM, pictures: Sequence[Picture], context: Context | None = None) -> np.ndarray:
+    """As `h_of`, of pictures brought to the generator's size first."""
+    return _encoded(model, pictures, model.image_size, DEFAULT_INTERPOLATION, context)
+
+
+def _encoded(
+    model: RCDM, pictures: Sequence[Picture], size: int, interpolation: str, context: Context | None
+) -> np.ndarray:
+    import torch
+
+    from rcdm_core.probes.keeping import keep_encoded
+
+    fit, parts = fit_of(model), []
+    for start in range(0, len(pictures), BATCH):
+        part = pictures[start : start + BATCH]
+
+        def encode(part: Sequence[Picture] = part) -> dict[str, np.ndarray]:
+            return {"h": model.encode(torch.from_numpy(read_arrays(part, size, fit, interpolation))).numpy()}
+
+        depends = {"pictures": [picture.id for picture in part], "read": [fit, size, interpolation]}
+        parts.append((encode() if context is None else keep_encoded(context, model, depends, encode))["h"])
+    return np.concatenate(parts)
 
 
 def squared(picture: Image.Image, fit: str) -> Image.Image:

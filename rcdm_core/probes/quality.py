@@ -9,17 +9,20 @@ are at hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rcdm_core.data.images import content_hash
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics import fidelity
 from rcdm_core.metrics.frechet import Resampled, distances
 from rcdm_core.metrics.paired import Difference, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import BLOCK, draw
+from rcdm_core.probes.keeping import Arrays, keep_encoded
 from rcdm_core.probes.kernel_density import PARAMETERS, density, stream
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, few
 from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
@@ -139,7 +142,7 @@ def _sets(
     parts: dict[str, list[np.ndarray]] = {key: [] for key in SETS}
     for start in range(0, len(first), BLOCK):
         block = slice(start, start + BLOCK)
-        h = h_of(model, first[block]) if drawn_h is None else drawn_h[block].astype(np.float32)
+        h = h_of(model, first[block], context) if drawn_h is None else drawn_h[block].astype(np.float32)
         samples = draw(context, model, h, 1, streams[block], encoded=0).samples[:, 0]
         parts["samples"].append(np.round(samples * 255).astype(np.uint8))
         for key, pictures in (("real", first), ("reference", second)):
@@ -157,11 +160,12 @@ def _encoded(
 
     given = context.params["space"]
     read: Callable[[np.ndarray], np.ndarray]
+    by = ""  # of the encoder, where it is not the model's own
     if given:
-        from rcdm_core.encoder import load_encoder
+        from rcdm_core.encoder import fingerprint, load_encoder
 
-        weights = context.params["space_weights"] or None
-        read, space = reading(load_encoder(given, weights=weights, device=model.device)), given
+        encoder = load_encoder(given, weights=context.params["space_weights"] or None, device=model.device)
+        read, space, by = reading(encoder), given, fingerprint(encoder).weights_digest
     else:
         read, space = (lambda images: model.encode(torch.from_numpy(images)).numpy()), model.config.provider.name
     context.progress.start(sum(map(len, sets.values())), f"{name}: encoding in {space}", unit="picture")
@@ -170,26 +174,40 @@ def _encoded(
         parts = []
         for start in range(0, len(pictures), BLOCK):
             part = pictures[start : start + BLOCK]
-            parts.append(read(part.astype(np.float32) / 255))
+            depends = {"images": part, "space": [given, by]}
+            parts.append(keep_encoded(context, model, depends, partial(_read, read, part))["h"])
             context.progress.update(len(part))
         found[key] = np.concatenate(parts)
     context.progress.finish()
     return space, found
 
 
+def _read(read: Callable[[np.ndarray], np.ndarray], part: np.ndarray) -> Arrays:
+    return {"h": read(part.astype(np.float32) / 255)}
+
+
 def _fidelity(
     context: Context, name: str, model: RCDM, weights: Any, sets: dict[str, np.ndarray]
 ) -> dict[str, dict[str, Resampled]]:
     """torch-fidelity's measures, by name, of the samples and of the real pictures."""
-    network = fidelity.Inception(weights, model.device)
+    network, digest = fidelity.Inception(weights, model.device), content_hash(weights)
     context.progress.start(sum(map(len, sets.values())), f"{name}: Inception", unit="picture")
     seen: dict[str, fidelity.Seen] = {}
     for key, pictures in sets.items():
-        seen[key] = network.look(pictures)
-        context.progress.update(len(pictures))
+        parts = []
+        for start in range(0, len(pictures), BLOCK):
+            part = pictures[start : start + BLOCK]
+            depends = {"images": part, "space": ["Inception", digest]}
+            parts.append(keep_encoded(context, model, depends, partial(_looked, network, part)))
+            context.progress.update(len(part))
+        seen[key] = fidelity.Seen(*(np.concatenate([part[name] for part in parts]) for name in ("features", "logits")))
     context.progress.finish()
     samples, real = fidelity.measure([seen["samples"], seen["real"]], seen["reference"], seed=context.seed)
     return {"samples": samples, "real": real}
+
+
+def _looked(network: fidelity.Inception, part: np.ndarray) -> Arrays:
+    return vars(network.look(part))
 
 
 def compare(context: Context, looked: Sequence[Mapping[str, Resampled]]) -> list[Difference]:

@@ -81,7 +81,7 @@ def random_pictures(context: Context, pool: Pictures, *, kept: int | None = None
     for model in context.models:
         h_parts, shown, of_unit = [], [], []
         for part in batches(context, pool):
-            h_parts.append(h_of(model, pool[part]).astype(np.float64))
+            h_parts.append(h_of(model, pool[part], context).astype(np.float64))
             read = read_arrays(pool[part], model.image_size, fit_of(model))
             shown.append(read[: None if kept is None else max(0, kept - part.start)])
             of_unit.append(read[unit[(unit >= part.start) & (unit < part.stop)] - part.start])
@@ -119,13 +119,13 @@ def gallery(
     for block in batches(context, pictures):
         part = pictures[block]
         try:
-            h = h_of(model, part)
+            h = h_of(model, part, context)
             shown = read_arrays(part, model.image_size, fit_of(model)) if pixels else None
         except UnreadableImage:
             part = [picture for picture in part if _readable(picture, model)]
             if not part:
                 continue
-            h = h_of(model, part)
+            h = h_of(model, part, context)
             shown = read_arrays(part, model.image_size, fit_of(model)) if pixels else None
         yield list(part), h, shown
 

@@ -192,7 +192,7 @@ def _pool(context: Context, model: RCDM, pool: Pictures) -> Pool:
     shown: list[dict[str, np.ndarray]] = []
     context.progress.start(len(pool), f"{model.name}: encoding pictures for the readouts", unit="picture")
     for block in batches(context, pool):
-        parts.append(h_of(model, pool[block]))
+        parts.append(h_of(model, pool[block], context))
         shown.append(measure(read_arrays(pool[block], model.image_size, fit_of(model))))
     context.progress.finish()
     h = np.concatenate(parts) if parts else np.empty((0, model.h_dim))

@@ -60,7 +60,7 @@ def _measured(
     context: Context, model: RCDM, pictures: Sequence[Any], judge: Judge | None, *, shown: int
 ) -> dict[str, np.ndarray]:
     real = read_arrays(pictures, model.image_size, fit_of(model))
-    h = h_of(model, pictures)
+    h = h_of(model, pictures, context)
     streams = [picture.id for picture in pictures]
     drawn = draw(context, model, h, context.params["samples"], streams, encoded=1)
     samples = drawn.samples

@@ -16,7 +16,7 @@ from rcdm_core.metrics.paired import compare
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw, pixel_variance
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
-from rcdm_core.probes.pictures import Picture, Pictures, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.pictures import Picture, Pictures, fit_of, h_at_image_size, h_of, held_out, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
@@ -110,16 +110,15 @@ def run(context: Context) -> Result:
 
 def _look(context: Context, model: RCDM, part: list[Picture], reference: Random) -> dict[str, Any]:
     """One model on some pictures: samples [B, seeds, n, 3, S, S], the pictures, and the measures of each [B]."""
-    import torch
 
     n, seeds = context.params["samples"], context.params["seeds"]
-    h = h_of(model, part).astype(np.float64)
+    h = h_of(model, part, context).astype(np.float64)
     shown = read_arrays(part, model.image_size, fit_of(model))
     streams = [picture.id for picture in part]
     drawn = [draw(context, model, h, n, streams, seed=context.seed + s) for s in range(seeds)]
     again = np.stack([one.h for one in drawn], axis=1)  # [B, seeds, n, dim]
     samples = np.stack([one.samples for one in drawn], axis=1)
-    small = model.encode(torch.from_numpy(shown)).numpy().astype(np.float64)
+    small = h_at_image_size(model, part, context).astype(np.float64)
     return {
         "pictures": shown,
         "samples": samples,

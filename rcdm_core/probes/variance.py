@@ -56,7 +56,9 @@ def run(context: Context) -> Result:
         part = pictures[block]
         looks = []
         for model in context.models:
-            drawn = draw(context, model, h_of(model, part), params["samples"], [picture.id for picture in part])
+            drawn = draw(
+                context, model, h_of(model, part, context), params["samples"], [picture.id for picture in part]
+            )
             looks.append((drawn.samples, pixel_variance(drawn.samples)))
         shown = read_arrays(part, context.models[0].image_size, fit_of(context.models[0]))
         file = f"variance-{number:03d}"
