@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import astuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -179,7 +180,8 @@ def test_the_output(exact: Result) -> None:
     )
     assert first < table < numbers < how < limits < command
     assert exact.answer[1].startswith("shapes-no-color keeps size, position and class; drops object color")
-    assert page.count("dropped</span>") >= 2 * 5 and "NaN" not in page and "nan" not in page.split("<body>")[1][:3000]
+    words = re.sub(r"data:[^\"']*", "", page)  # a picture's letters may be any
+    assert page.count("dropped</span>") >= 2 * 5 and "NaN" not in words and "nan" not in page.split("<body>")[1][:3000]
 
 
 def test_labels_missing(tmp_path: Path) -> None:
