@@ -202,10 +202,11 @@ def h_of(model: RCDM, pictures: Sequence[Picture], context: Context | None = Non
 
     The others are read and encoded BATCH at a time. context: a probe's, in whose OUT they are kept until it is done.
     """
-    size, how = model.encoder.image_size, model.encoder.interpolation
 
     def compute(places: Sequence[int]) -> np.ndarray:
-        return _encoded(model, [pictures[place] for place in places], size, how, context)
+        encoder = model.encoder  # which need not be there for what the file holds
+        chosen = [pictures[place] for place in places]
+        return _encoded(model, chosen, encoder.image_size, encoder.interpolation, context)
 
     if model.representations is None:
         return compute(range(len(pictures)))
