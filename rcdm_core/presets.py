@@ -43,14 +43,13 @@ class Preset:
     standardise: bool = field(default=True)
     h_lr: float = 1.0
 
-    def unet_config(self, conditioning: str, h_dim: int = 0, num_classes: int = 0) -> UNetConfig:
+    def unet_config(self, conditioning: str, h_dim: int = 0) -> UNetConfig:
         """The architecture with a conditioning for representations of size `h_dim`."""
         return UNetConfig(
             **self.unet,
             learned_variance=self.diffusion.variance == "learned_range",
             conditioning=conditioning,
             h_dim=h_dim if conditioning in ("batchnorm", "embedding") else 0,
-            num_classes=num_classes if conditioning == "class" else 0,
         )
 
 
