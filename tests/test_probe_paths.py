@@ -198,5 +198,5 @@ def test_a_picture_twice_in_a_class_and_classes_that_were_trained_on(tmp_path: P
     with pytest.raises(RCDMError, match="class c has no held-out picture, but a mean takes two"):
         run("class-mean", [model], tmp_path / "out", data=tmp_path / "in", classes="c")
     model.trained |= {content_hash(path) for path in paths["b"]}
-    with pytest.raises(RCDMError, match="Fewer than two classes of .* have two held-out pictures"):
+    with pytest.raises(RCDMError, match=r"Fewer than two classes of .* have two held-out pictures"):
         run("class-mean", [model], tmp_path / "out", data=tmp_path / "in")
