@@ -53,9 +53,7 @@ def compare_overlapping(names: tuple[str, str], first: np.ndarray, second: np.nd
     value = float(_of_means(sums[None])[0])
     low = high = p = None
     if n >= MIN_IMAGES:
-        draws = np.concatenate(
-            [_of_means(counts @ parts) for counts in resampled_counts(len(parts), RESAMPLES, seed)]
-        )
+        draws = np.concatenate([_of_means(counts @ parts) for counts in resampled_counts(len(parts), RESAMPLES, seed)])
         low, high = interval(draws[np.isfinite(draws)], n)
     if len(parts) >= MIN_PAIRS:
         chosen, exact = signs(len(parts), seed=seed)
