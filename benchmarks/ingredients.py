@@ -23,7 +23,8 @@ import torch
 import rcdm_core as rcdm
 from rcdm_core.diffusion import DiffusionConfig
 from rcdm_core.presets import PRESETS
-from rcdm_core.probes.pictures import default_data, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.encoding import h_of
+from rcdm_core.probes.pictures import default_data, fit_of, held_out, read_arrays
 from rcdm_core.training import TrainConfig, stopped, train
 
 EPSILON = DiffusionConfig(schedule="cosine", prediction="epsilon", variance="learned_range")

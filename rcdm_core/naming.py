@@ -1,9 +1,14 @@
-"""Telling apart files that are called alike."""
+"""Names in what is said: a few of many, and files that are called alike told apart."""
 
 from __future__ import annotations
 
 import collections
 from collections.abc import Sequence
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def clashes(names: Sequence[str]) -> dict[str, list[int]]:

@@ -12,7 +12,8 @@ import torch
 from rcdm_core import defaults, samplers
 from rcdm_core.atomic import make_folder, replacing
 from rcdm_core.errors import RCDMError
-from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, h_of, read_arrays
+from rcdm_core.probes.encoding import h_of
+from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, read_arrays
 from rcdm_core.progress import Reporter
 from rcdm_core.report.grid import GridRow, draw_grid, to_pil
 

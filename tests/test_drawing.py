@@ -17,7 +17,7 @@ import rcdm_core
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.metrics import fidelity
 from rcdm_core.metrics.attack import Attack
-from rcdm_core.probes import base, inversion, keeping, pictures
+from rcdm_core.probes import base, encoding, inversion, keeping, pictures
 from rcdm_core.progress import Reporter
 
 DATA = Shapes(120, seed=7)
@@ -128,22 +128,22 @@ def test_encodings_are_known_by_pictures_encoder_and_reading(tmp_path: Path, mon
     other: Any = ExactRCDM("shapes-no-size")
     chosen = pictures.held_out(DATA, [], count=4)
     read: list[Any] = []
-    plain = pictures.read_arrays
-    monkeypatch.setattr(pictures, "read_arrays", lambda *given: (read.append(given[1:]), plain(*given))[1])
+    plain = encoding.read_arrays
+    monkeypatch.setattr(encoding, "read_arrays", lambda *given: (read.append(given[1:]), plain(*given))[1])
     context: Any = SimpleNamespace(out=tmp_path, precision="float32", progress=Reporter())
 
     def reads(model: Any, chosen: Any, digest: str = "digest") -> int:
         monkeypatch.setattr(base, "_bundle_digest", lambda folder: digest)
         model.path = tmp_path
         before = len(read)
-        np.testing.assert_array_equal(pictures.h_of(model, chosen, context), pictures.h_of(model, chosen))
+        np.testing.assert_array_equal(encoding.h_of(model, chosen, context), encoding.h_of(model, chosen))
         return len(read) - before - 1
 
     assert reads(model, chosen) == 1 and reads(model, chosen) == 0
     assert reads(model, chosen, "another generator") == 0
     assert reads(other, chosen) == 1
     assert reads(model, chosen[:3]) == 1
-    monkeypatch.setattr(pictures, "fit_of", lambda model: "pad")
+    monkeypatch.setattr(encoding, "fit_of", lambda model: "pad")
     assert reads(model, chosen) == 1
     monkeypatch.setattr(model.encoder, "interpolation", "bilinear")
     assert reads(model, chosen) == 1

@@ -20,8 +20,9 @@ from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.readout import fit_readout
 from rcdm_core.metrics.retention import Observed, variance_ratio
 from rcdm_core.probes.base import Result
+from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.invariance import answer
-from rcdm_core.probes.pictures import choose, from_source, h_of, read_arrays
+from rcdm_core.probes.pictures import choose, from_source, read_arrays
 
 ROWS = "vertical-shift,zoom-out,grayscale,color-jitter,blur"
 DATA = Shapes(130, seed=3)

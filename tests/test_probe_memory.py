@@ -13,6 +13,7 @@ from fake_rcdm import FakeRCDM
 
 import rcdm_core
 import rcdm_core.probes.distances
+import rcdm_core.probes.encoding
 import rcdm_core.probes.invariance
 import rcdm_core.probes.manipulation
 import rcdm_core.probes.pictures
@@ -119,9 +120,9 @@ def test_samples_and_pictures_are_kept_for_the_page_alone(
 
 def test_pictures_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    _wrap(monkeypatch, rcdm_core.probes.pictures, "read_arrays", lambda result, _: read.append(len(result)))
+    _wrap(monkeypatch, rcdm_core.probes.encoding, "read_arrays", lambda result, _: read.append(len(result)))
     model: Any = FakeRCDM("all")
     pictures = rcdm_core.probes.pictures.held_out(DATA, [], count=100)
-    h = rcdm_core.probes.pictures.h_of(model, pictures)
+    h = rcdm_core.probes.encoding.h_of(model, pictures)
     assert read == [32, 32, 32, 4]
-    np.testing.assert_array_equal(h[70:71], rcdm_core.probes.pictures.h_of(model, pictures[70:71]))
+    np.testing.assert_array_equal(h[70:71], rcdm_core.probes.encoding.h_of(model, pictures[70:71]))

@@ -114,17 +114,12 @@ def measure(sets: Sequence[Seen], reference: Seen, *, seed: int) -> list[dict[st
     kernel = kernel_distances(features, reference.features, chosen)
     covered = precision_recall(features, reference.features, chosen, neighbours=NEIGHBOURHOOD)
     return [
-        {
-            "fid": fid,
-            "is": _score(one, seed),
-            **{key: Resampled(float(row[0]), row[1:], len(one.features)) for key, row in of_halves.items()},
+        {"fid": fid, "is": _score(one, seed)}
+        | {
+            key: Resampled(float(row[0]), row[1:], len(one.features))
+            for key, row in (("kid", kid), ("precision", precision), ("recall", recall))
         }
-        for one, fid, of_halves in zip(
-            sets,
-            apart,
-            ({"kid": k, "precision": p, "recall": r} for k, (p, r) in zip(kernel, covered, strict=True)),
-            strict=True,
-        )
+        for one, fid, kid, (precision, recall) in zip(sets, apart, kernel, covered, strict=True)
     ]
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from rcdm_core.probes.base import Context
 from rcdm_core.probes.classifying import UNKNOWN, Classifier, Divided
 from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.encoding import BATCH
 from rcdm_core.probes.keeping import Arrays, keep
-from rcdm_core.probes.pictures import BATCH, Pictures, fit_of, read_arrays
+from rcdm_core.probes.pictures import Pictures, fit_of, read_arrays
 
 if TYPE_CHECKING:
     from torch import Tensor

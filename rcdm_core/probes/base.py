@@ -219,7 +219,7 @@ class Context:
         """h of the pictures as they are, float32 [N, dim]: from a file of representations where the model has one."""
         import torch
 
-        from rcdm_core.probes.pictures import h_of
+        from rcdm_core.probes.encoding import h_of
 
         return torch.from_numpy(h_of(model, pictures, self))
 

@@ -18,9 +18,10 @@ from rcdm_core.metrics.bootstrap import bootstrap_mean
 from rcdm_core.metrics.paired import Difference, compare, compare_each, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.keeping import Arrays, keep
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
-from rcdm_core.probes.pictures import Picture, fit_of, h_of, read_arrays
+from rcdm_core.probes.pictures import Picture, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option

@@ -15,6 +15,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import bootstrap_mean, wilson
 from rcdm_core.metrics.paired import compare
+from rcdm_core.naming import some
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw, pixel_variance
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, require_labels
@@ -131,8 +132,7 @@ def pick(context: Context, data: ImageSource, labels: dict[str, str]) -> tuple[P
     order = [i for name in usable for i in members[name]]
     notes = [*held.notes]
     if left := [name for name in known if name not in usable]:
-        some = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-        notes.append(f"{some}: fewer than two held-out pictures; left out.")
+        notes.append(f"{some(left)}: fewer than two held-out pictures; left out.")
     classes, start = [], 0
     for name in usable:
         classes.append(Class(name, np.arange(start, start + len(members[name]))))

@@ -11,6 +11,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs, wilson
 from rcdm_core.metrics.linear_probe import LinearProbe, fit_linear_probe, folds
+from rcdm_core.naming import some
 from rcdm_core.probes.opening import few, require_labels
 from rcdm_core.probes.pictures import Picture, Pictures, from_source, held_out
 from rcdm_core.probes.reference import UNIT_PICTURES, gallery
@@ -114,8 +115,7 @@ def divide(
         )
     notes = [*held.notes]
     if left := [name for name in names if name not in usable]:
-        some = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-        notes.append(f"{some}: fewer than two pictures to learn from; left out.")
+        notes.append(f"{some(left)}: fewer than two pictures to learn from; left out.")
     tested = [picture for picture in tested if labels[picture.id] in usable]
     fitted = [picture for picture in fitted if labels[picture.id] in usable]
     if not tested:

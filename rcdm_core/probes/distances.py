@@ -16,11 +16,13 @@ from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, wilson
 from rcdm_core.metrics.neighbours import Nearest
 from rcdm_core.metrics.paired import SURE, Difference, compare, together
+from rcdm_core.naming import some
 from rcdm_core.probes.augmentations import CHAINS, Augmentation, augmented, chain, singles
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, labels_of, pictures_of, pool_of
-from rcdm_core.probes.pictures import Picture, Pictures, fit_of, h_of, read_arrays, to_array
+from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays, to_array
 from rcdm_core.probes.reference import Random, gallery, random_pictures, training_pictures
 from rcdm_core.probes.wording import percent, said
 from rcdm_core.provider import Option
@@ -143,11 +145,10 @@ def _alone(pictures: Pictures, pool: Pictures, labels: dict[str, str]) -> list[s
     if not alone:
         return []
     classes = sorted({labels[one.id] for one in alone})
-    some = ", ".join(classes[:3]) + (f" and {len(classes) - 3} more" if len(classes) > 3 else "")
     left_out = f"{len(alone)} of the {len(pictures)} pictures {'is' if len(alone) == 1 else 'are'} left out"
     return [
         f"{left_out} of “{SAME_CLASS}”: among the {len(pool)} held-out pictures there is no other of the class "
-        f"({some}). A larger --pool may have one."
+        f"({some(classes)}). A larger --pool may have one."
     ]
 
 

@@ -19,9 +19,10 @@ from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.metrics.ranks import chance, histogram, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw
+from rcdm_core.probes.encoding import h_at_image_size, h_of
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, labels_of
 from rcdm_core.probes.other_samples import OtherSamples, read_other_samples
-from rcdm_core.probes.pictures import Pictures, fit_of, h_at_image_size, h_of, held_out, read_arrays
+from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
 from rcdm_core.provider import Option
 
@@ -35,8 +36,8 @@ GALLERIES = {"originals": "the originals", "at image size": "the pictures at the
 def run(context: Context) -> Result:
     """Ranks, reciprocal ranks and first places of every model, with ceiling and chance, and grids of samples.
 
-    Raises RCDMError when there are fewer than two held-out pictures, or the
-    manifest of other samples is not as it should be.
+    Raises RCDMError when there are fewer than two held-out pictures, or the manifest of other samples is not as it
+    should be.
     """
     from rcdm_core.report.faithfulness import draw_rows, write_report
 
@@ -90,19 +91,7 @@ def run(context: Context) -> Result:
             }
         )
     if other is not None:
-        result.aggregates["other_images"] = [
-            {
-                "name": gallery[int(place)].name,
-                "content_id": gallery[int(place)].id,
-                "class": labels.get(gallery[int(place)].id),
-                "files": [str(file) for file, own in zip(other.files, other.targets, strict=True) if own == place],
-                "ranks": {
-                    name: {key: _known(table[row]) for key, table in of["ranks"].items()} for name, of in others.items()
-                },
-                "squares": {name: _known(of["squares"][row]) for name, of in others.items()},
-            }
-            for row, place in enumerate(np.unique(other.targets))
-        ]
+        result.aggregates["other_images"] = _other_images(other, others, gallery, labels)
     result.answer = [answer(name, result.aggregates[name], len(gallery)) for name in context.names]
     if other is not None:
         result.answer += [answer_other(name, result.aggregates[name], len(gallery)) for name in context.names]
@@ -159,9 +148,6 @@ def _aggregate(
     targets = np.arange(count)
     entry: dict[str, Any] = {"chance": chance(len(h["originals"])), "galleries": {}}
     image_ranks = {}
-    members = {
-        name: np.array([one == name for one in classes]) for name in sorted({one for one in classes if one is not None})
-    }
     for name, gallery in h.items():
         of_samples = ranks(found.reshape(-1, dim), gallery, targets.repeat(n)).reshape(count, n)
         ceiling = ranks(h["at image size"][:count], gallery, targets)[:, None]
@@ -169,10 +155,16 @@ def _aggregate(
             "samples": summarise(of_samples, seed=seed).as_json(),
             "ceiling": summarise(ceiling, seed=seed).as_json(),
             "histogram": [one.as_json() for one in histogram(of_samples, len(gallery), seed=seed)],
-            "classes": {own: summarise(of_samples[mask], seed=seed).as_json() for own, mask in members.items()},
+            "classes": _by_class(of_samples, classes, seed),
         }
         image_ranks[name] = of_samples
     return entry, image_ranks
+
+
+def _by_class(ranks_: np.ndarray, classes: list[str | None], seed: int) -> dict[str, Any]:
+    """The figures of each class's pictures alone, from ranks [pictures, samples]."""
+    names = sorted({name for name in classes if name is not None})
+    return {name: summarise(ranks_[[one == name for one in classes]], seed=seed).as_json() for name in names}
 
 
 def _squares(found: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -205,14 +197,30 @@ def _add_other(
         entry["galleries"][name] |= {
             "other": summarise(table, seed=seed).as_json(),
             "other_histogram": [one.as_json() for one in histogram(table, len(gallery), seed=seed)],
-            "other_classes": {
-                own: summarise(table[np.array([one == own for one in classes])], seed=seed).as_json()
-                for own in sorted({one for one in classes if one is not None})
-            },
+            "other_classes": _by_class(table, classes, seed),
         }
     tables["squares"] = other.by_picture(_squares(found, h["originals"][other.targets]))
     entry["other"]["square"] = bootstrap_mean(np.nanmean(tables["squares"], axis=1), seed=seed).as_json()
     return tables
+
+
+def _other_images(
+    other: OtherSamples, others: dict[str, dict[str, Any]], gallery: Pictures, labels: dict[str, str]
+) -> list[dict[str, Any]]:
+    """A record of each picture that another system's samples were made from."""
+    return [
+        {
+            "name": gallery[int(place)].name,
+            "content_id": gallery[int(place)].id,
+            "class": labels.get(gallery[int(place)].id),
+            "files": [str(file) for file, own in zip(other.files, other.targets, strict=True) if own == place],
+            "ranks": {
+                name: {key: _known(table[row]) for key, table in of["ranks"].items()} for name, of in others.items()
+            },
+            "squares": {name: _known(of["squares"][row]) for name, of in others.items()},
+        }
+        for row, place in enumerate(np.unique(other.targets))
+    ]
 
 
 def _against(

@@ -17,8 +17,9 @@ from rcdm_core.metrics.paired import compare, together
 from rcdm_core.metrics.paths import PATHS
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, pictures_of
-from rcdm_core.probes.pictures import Picture, Pictures, fit_of, h_of, read_arrays
+from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid

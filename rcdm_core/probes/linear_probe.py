@@ -15,8 +15,9 @@ from rcdm_core.metrics.paired import compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
 from rcdm_core.probes.drawing import blocks, draw
+from rcdm_core.probes.encoding import h_at_image_size
 from rcdm_core.probes.opening import check_conditional, check_least, data_of
-from rcdm_core.probes.pictures import fit_of, h_at_image_size, read_arrays
+from rcdm_core.probes.pictures import fit_of, read_arrays
 from rcdm_core.probes.wording import percent
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid

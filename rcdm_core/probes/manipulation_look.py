@@ -10,7 +10,8 @@ import numpy as np
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.neighbours import Nearest
 from rcdm_core.probes.drawing import draw
-from rcdm_core.probes.pictures import Picture, fit_of, h_of, read_arrays
+from rcdm_core.probes.encoding import h_of
+from rcdm_core.probes.pictures import Picture, fit_of, read_arrays
 
 if TYPE_CHECKING:
     from rcdm_core.model import RCDM

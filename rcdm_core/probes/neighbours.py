@@ -20,8 +20,9 @@ from rcdm_core.metrics.neighbours import Nearest
 from rcdm_core.metrics.paired import compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import Drawn, blocks, draw
+from rcdm_core.probes.encoding import BATCH, h_of
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
-from rcdm_core.probes.pictures import BATCH, Picture, Pictures, fit_of, h_of, read_arrays
+from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays
 from rcdm_core.probes.reference import gallery, training_pictures
 from rcdm_core.probes.wording import percent
 from rcdm_core.provider import Option

@@ -41,7 +41,8 @@ class OtherSamples:
         import torch
 
         from rcdm_core.data.images import read_array
-        from rcdm_core.probes.pictures import BATCH, fit_of
+        from rcdm_core.probes.encoding import BATCH
+        from rcdm_core.probes.pictures import fit_of
 
         parts = []
         for start in range(0, len(self.files), BATCH):

@@ -14,17 +14,15 @@ from PIL import Image
 from rcdm_core.data.images import DEFAULT_INTERPOLATION
 from rcdm_core.errors import PictureGone, RCDMError, UnreadableImage
 from rcdm_core.metrics.attributes import measure
-from rcdm_core.naming import clashes, differing
+from rcdm_core.naming import clashes, differing, some
 from rcdm_core.probes.transforms import Original
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
     from rcdm_core.model import RCDM
-    from rcdm_core.probes.base import Context
 
 WORKING_SIDE = 1024  # pixels: originals that are transformed are reduced to this side first where they are larger
 DRAWN_SIDE = 256  # pixels: of pictures that have no size of their own, because they are drawn
-BATCH = 32  # pictures read and encoded at a time
 _GLANCE = 8  # pixels: enough to know that a file can be read
 _CENTRE_SIDE = 128  # pixels at which the object's centre is looked for
 _UNITS = {1: "picture", 2: "pair", 3: "triple"}  # by Pictures.each
@@ -138,7 +136,7 @@ class Pictures(Sequence[Picture]):
         if not found:
             return []
         return [
-            f"{_some(found)} {'is' if len(found) == 1 else 'are'} smaller than the {side} pixels that a generator or "
+            f"{some(found)} {'is' if len(found) == 1 else 'are'} smaller than the {side} pixels that a generator or "
             "encoder takes, and enlarged: what h says of sharpness and detail is of the enlargement."
         ]
 
@@ -150,20 +148,15 @@ class Pictures(Sequence[Picture]):
             unknown = [picture.name for picture, flag in zip(self.items, seen, strict=True) if flag is None]
             if unknown:
                 notes.append(
-                    f"It is not known whether {name} was trained on {_some(unknown)}: what it draws may be memory."
+                    f"It is not known whether {name} was trained on {some(unknown)}: what it draws may be memory."
                 )
             which = [picture.name for picture, flag in zip(self.items, seen, strict=True) if flag]
             if which:
                 notes.append(
-                    f"{name} was trained on {len(which)} of the {len(seen)} pictures ({_some(which)}): "
+                    f"{name} was trained on {len(which)} of the {len(seen)} pictures ({some(which)}): "
                     "what it draws for them may be memory."
                 )
         return notes
-
-
-def _some(names: Sequence[str]) -> str:
-    """The first three, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def fit_of(model: RCDM) -> str:
@@ -195,46 +188,6 @@ def read_arrays(
 ) -> np.ndarray:
     """Untransformed pictures, each from its original at once: float32 [N, 3, size, size] in [0, 1]."""
     return np.stack([picture.read(size, fit, interpolation) for picture in pictures]).astype(np.float32) / 255
-
-
-def h_of(model: RCDM, pictures: Sequence[Picture], context: Context | None = None) -> np.ndarray:
-    """h of untransformed pictures, float32 [N, dim]: from the model's file of representations where it has them.
-
-    The others are read and encoded BATCH at a time. context: a probe's, in whose OUT they are kept until it is done.
-    """
-
-    def compute(places: Sequence[int]) -> np.ndarray:
-        encoder = model.encoder  # which need not be there for what the file holds
-        chosen = [pictures[place] for place in places]
-        return _encoded(model, chosen, encoder.image_size, encoder.interpolation, context)
-
-    if model.representations is None:
-        return compute(range(len(pictures)))
-    return model.representations.fill([picture.id if picture.is_file else None for picture in pictures], compute)
-
-
-def h_at_image_size(model: RCDM, pictures: Sequence[Picture], context: Context | None = None) -> np.ndarray:
-    """As `h_of`, of pictures brought to the generator's size first."""
-    return _encoded(model, pictures, model.image_size, DEFAULT_INTERPOLATION, context)
-
-
-def _encoded(
-    model: RCDM, pictures: Sequence[Picture], size: int, interpolation: str, context: Context | None
-) -> np.ndarray:
-    import torch
-
-    from rcdm_core.probes.keeping import keep_encoded
-
-    fit, parts = fit_of(model), []
-    for start in range(0, len(pictures), BATCH):
-        part = pictures[start : start + BATCH]
-
-        def encode(part: Sequence[Picture] = part) -> dict[str, np.ndarray]:
-            return {"h": model.encode(torch.from_numpy(read_arrays(part, size, fit, interpolation))).numpy()}
-
-        depends = {"pictures": [picture.id for picture in part], "read": [fit, size, interpolation]}
-        parts.append((encode() if context is None else keep_encoded(context, model, depends, encode))["h"])
-    return np.concatenate(parts)
 
 
 def squared(picture: Image.Image, fit: str) -> Image.Image:

@@ -22,10 +22,11 @@ from rcdm_core.metrics.frechet import Resampled, distances
 from rcdm_core.metrics.paired import Difference, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import BLOCK, draw
+from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.keeping import Arrays, keep_encoded
 from rcdm_core.probes.kernel_density import PARAMETERS, density, stream
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, few
-from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import reading
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option

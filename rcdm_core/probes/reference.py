@@ -13,7 +13,8 @@ from rcdm_core.errors import UnreadableImage
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs
 from rcdm_core.metrics.distances import mean_of_pairs
 from rcdm_core.metrics.neighbours import Nearest
-from rcdm_core.probes.pictures import BATCH, Picture, Pictures, default_data, fit_of, from_source, h_of, read_arrays
+from rcdm_core.probes.encoding import BATCH, h_of
+from rcdm_core.probes.pictures import Picture, Pictures, default_data, fit_of, from_source, read_arrays
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource

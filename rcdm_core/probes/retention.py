@@ -29,8 +29,9 @@ from rcdm_core.metrics.retention import (
 )
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
+from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of
-from rcdm_core.probes.pictures import Pictures, fit_of, h_of, held_out, read_arrays
+from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
 from rcdm_core.probes.retention_class import NONE, labels_of, one_hot, train_judge, usable_labels
 from rcdm_core.probes.retention_rows import CLASS, Rows, take_rows

@@ -11,7 +11,8 @@ import numpy as np
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.retention import over_samples
 from rcdm_core.probes.drawing import draw
-from rcdm_core.probes.pictures import BATCH, Pictures, fit_of, h_of, read_arrays
+from rcdm_core.probes.encoding import BATCH, h_of
+from rcdm_core.probes.pictures import Pictures, fit_of, read_arrays
 
 if TYPE_CHECKING:
     from rcdm_core.metrics.judge import Judge

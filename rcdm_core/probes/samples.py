@@ -15,8 +15,9 @@ from rcdm_core.metrics.bootstrap import bootstrap_mean
 from rcdm_core.metrics.paired import compare
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw, pixel_variance
+from rcdm_core.probes.encoding import h_at_image_size, h_of
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
-from rcdm_core.probes.pictures import Picture, Pictures, fit_of, h_at_image_size, h_of, held_out, read_arrays
+from rcdm_core.probes.pictures import Picture, Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option

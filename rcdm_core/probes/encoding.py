@@ -1,0 +1,56 @@
+"""h of the pictures that a probe looks at: read and encoded in blocks, and kept until it is done (keeping.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rcdm_core.data.images import DEFAULT_INTERPOLATION
+from rcdm_core.probes.keeping import keep_encoded
+from rcdm_core.probes.pictures import Picture, fit_of, read_arrays
+
+if TYPE_CHECKING:
+    from rcdm_core.model import RCDM
+    from rcdm_core.probes.base import Context
+
+BATCH = 32  # pictures read and encoded at a time
+
+
+def h_of(model: RCDM, pictures: Sequence[Picture], context: Context | None = None) -> np.ndarray:
+    """h of untransformed pictures, float32 [N, dim]: from the model's file of representations where it has them.
+
+    The others are read and encoded BATCH at a time. context: a probe's, in whose OUT they are kept until it is done.
+    """
+
+    def compute(places: Sequence[int]) -> np.ndarray:
+        encoder = model.encoder  # which need not be there for what the file holds
+        chosen = [pictures[place] for place in places]
+        return _encoded(model, chosen, encoder.image_size, encoder.interpolation, context)
+
+    if model.representations is None:
+        return compute(range(len(pictures)))
+    return model.representations.fill([picture.id if picture.is_file else None for picture in pictures], compute)
+
+
+def h_at_image_size(model: RCDM, pictures: Sequence[Picture], context: Context | None = None) -> np.ndarray:
+    """As `h_of`, of pictures brought to the generator's size first."""
+    return _encoded(model, pictures, model.image_size, DEFAULT_INTERPOLATION, context)
+
+
+def _encoded(
+    model: RCDM, pictures: Sequence[Picture], size: int, interpolation: str, context: Context | None
+) -> np.ndarray:
+    import torch
+
+    fit, parts = fit_of(model), []
+    for start in range(0, len(pictures), BATCH):
+        part = pictures[start : start + BATCH]
+
+        def encode(part: Sequence[Picture] = part) -> dict[str, np.ndarray]:
+            return {"h": model.encode(torch.from_numpy(read_arrays(part, size, fit, interpolation))).numpy()}
+
+        depends = {"pictures": [picture.id for picture in part], "read": [fit, size, interpolation]}
+        parts.append((encode() if context is None else keep_encoded(context, model, depends, encode))["h"])
+    return np.concatenate(parts)
