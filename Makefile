@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
+# Processes that share the tests, of one thread each: two cores do them in a little over half the time.
+TESTERS ?= 2
 
 .PHONY: demo test lint clean
 
@@ -10,7 +12,7 @@ demo: $(READY)
 	$(BIN)/rcdm demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

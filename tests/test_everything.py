@@ -173,7 +173,7 @@ def test_probes_of_sets_run_on_the_data_where_pictures_are_given_too(
         return Probe(name, "Notes", "no figure", {}, note, of_sets=of_sets)
 
     of_sets = {name for name, probe in PROBES.items() if probe.of_sets}
-    assert of_sets == {"class-mean", "confidence", "faithfulness", "linear-probe", "quality", "unconditional"}
+    assert of_sets == {"class-mean", "confidence", "linear-probe", "quality", "unconditional"}
     for name in of_sets:
         with pytest.raises(RCDMError, match=f"The probe {name} .* instead of --image"):
             rcdm_core.run_probe(name, models=[ExactRCDM()], images=[image], data=DATA, out=tmp_path / name)

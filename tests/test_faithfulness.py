@@ -54,7 +54,7 @@ def test_the_ceiling_at_image_size_is_perfect(result: Result) -> None:
 
 def test_held_out_pictures_alone(result: Result) -> None:
     assert result.provenance["gallery_size"] == 120 and result.provenance["conditioning_pictures"] == 80
-    used = [picture["content_id"] for picture in result.provenance["pictures"]]
+    used = [picture["content_id"] for key in ("pictures", "gallery") for picture in result.provenance[key]]
     assert used == sorted(DATA.ids)[30:]
     assert len(result.images) == 80 and np.array(result.images[0]["ranks"]["exact"]["originals"]).shape == (2,)
 
@@ -86,8 +86,12 @@ def test_the_first_sample_does_not_depend_on_how_many_are_asked_for(result: Resu
 
 def test_bad_input(tmp_path: Path) -> None:
     model = FakeRCDM("exact")
-    with pytest.raises(RCDMError, match="--data"):
+    with pytest.raises(RCDMError, match="no picture x"):
         rcdm_core.run_probe("faithfulness", models=[model], images=["x.png"], out=tmp_path)
+    gone = FakeRCDM("gone")
+    gone.config.data = None
+    with pytest.raises(RCDMError, match="--data"):
+        rcdm_core.run_probe("faithfulness", models=[gone], out=tmp_path)
     with pytest.raises(RCDMError, match="only one"):
         rcdm_core.run_probe("faithfulness", models=[model], data=Shapes(1), out=tmp_path)
     with pytest.raises(RCDMError, match="count"):
@@ -162,6 +166,46 @@ def test_files_without_labels_one_of_them_twice_and_smaller_than_the_crop(tmp_pa
     assert {image["class"] for image in found.images} == {None}
     page = (tmp_path / "out" / "report.html").read_text()
     assert "By class" not in page
+
+
+def test_given_pictures_are_looked_for_among_held_out_ones(tmp_path: Path) -> None:
+    own = Shapes(6, seed=9)
+    folder = tmp_path / "given"
+    folder.mkdir()
+    paths = [folder / f"own-{i}.png" for i in range(len(own))]
+    for i, path in enumerate(paths):
+        Image.fromarray(own.get(i, 64).transpose(1, 2, 0)).save(path)
+    model = FakeRCDM("exact", trained=sorted(DATA.ids)[:30])
+    settings = {"samples": 2, "rows": 2}
+
+    found = rcdm_core.run_probe(
+        "faithfulness", models=[model], images=paths, data=DATA, out=tmp_path / "among", gallery=40, **settings
+    )
+    assert found.provenance["gallery_size"] == 40 and found.provenance["conditioning_pictures"] == 6
+    assert [record["name"] for record in found.images] == [path.name for path in paths]
+    assert [one["content_id"] for one in found.provenance["gallery"]] == sorted(DATA.ids)[30:64]
+    figures = found.aggregates["exact"]["galleries"]["originals"]
+    assert figures["samples"]["mrr"]["n"] == 6 and figures["samples"]["mrr"]["value"] > 0.9
+    assert found.aggregates["exact"]["chance"]["mean_rank"] == 20.5
+    page = (found.out / "report.html").read_text()
+    assert "The pictures that were given" in page and "nobody chose" not in page
+
+    # one alone has its rank, and no interval
+    alone = rcdm_core.run_probe(
+        "faithfulness", models=[model], images=paths[:1], data=DATA, out=tmp_path / "alone", **settings
+    )
+    assert alone.provenance["gallery_size"] == 121
+    assert alone.aggregates["exact"]["galleries"]["originals"]["samples"]["mrr"]["low"] is None
+    assert any(note.startswith("1 picture is too few for intervals") for note in alone.notes)
+
+    # without data they are ranked among themselves, which one alone cannot be
+    model.config.data = None
+    among_themselves = rcdm_core.run_probe(
+        "faithfulness", models=[model], images=[folder], data=None, out=tmp_path / "own", **settings
+    )
+    assert among_themselves.provenance["gallery_size"] == 6 and "gallery" not in among_themselves.provenance
+    with pytest.raises(RCDMError, match="only one picture, too few to rank among"):
+        rcdm_core.run_probe("faithfulness", models=[model], images=paths[:1], out=tmp_path / "one")
 
 
 def samples_folder(folder: Path, rows: list[tuple[str, str]]) -> Path:

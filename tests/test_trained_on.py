@@ -29,6 +29,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "adversarial": {"epsilons": [0.1], "samples": 1, "rows": 1, "fit": 20, "test": 20},
     "baselines": {"iterations": 1, "samples": 1, "pool": 10},
     "distances": {"samples": 1, "pool": 10},
+    "faithfulness": {"samples": 2, "gallery": 30, "rows": 1},
     "interpolation": {"samples": 1, "points": 3, "path": "lerp"},
     "arithmetic": {"samples": 1, "pool": 10},
     "invariance": {"samples": 1, "pool": 10, "transform": "vertical-shift,blur"},

@@ -42,8 +42,10 @@ class OnnxNetwork(FileNetwork):
         try:
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         except Exception as error:
+            # The path is at the sentence's head already; said again it takes the place of what is wrong.
+            why = reason(error).replace(str(path), path.name)
             raise RCDMError(
-                f"{path} cannot be used by onnxruntime {onnxruntime.__version__} ({reason(error)}): export it again"
+                f"{path} cannot be used by onnxruntime {onnxruntime.__version__} ({why}): export it again"
             ) from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
@@ -86,9 +88,7 @@ def _external_files(path: Path) -> list[Path]:
         raise RCDMError(f"{path} is not an ONNX model, or damaged ({reason(error)}): export it again") from error
     if not model.graph.node:
         raise RCDMError(f"{path} is not an ONNX model: it has no operator; export it again")
-    places = {
-        entry.value for tensor in _tensors(model) for entry in tensor.external_data if entry.key == "location"
-    }
+    places = {entry.value for tensor in _tensors(model) for entry in tensor.external_data if entry.key == "location"}
     files = [path.parent / place for place in sorted(places)]
     for file in files:
         if not file.is_file():

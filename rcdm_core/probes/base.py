@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rcdm_core.data.source import ImageSource
     from rcdm_core.model import RCDM
-    from rcdm_core.probes.pictures import Pictures
+    from rcdm_core.probes.pictures import Picture, Pictures
 
 SCHEMA_VERSION = 1
 _Item = TypeVar("_Item")
@@ -223,11 +223,13 @@ class Context:
 
         return torch.from_numpy(h_of(model, pictures, self))
 
-    def begin(self, pictures: Pictures, data: ImageSource | None = None, **found: Any) -> Result:
+    def begin(
+        self, pictures: Pictures, data: ImageSource | None = None, gallery: Sequence[Picture] = (), **found: Any
+    ) -> Result:
         """A Result whose provenance is on disk already.
 
-        data: where further pictures come from, such as those of a gallery. found: what the probe wants recorded beside
-        the arguments.
+        data: where further pictures come from. gallery: those that `pictures` are looked for among, in no number
+        themselves. found: what the probe wants recorded beside the arguments.
         """
         models = [
             describe_model(name, model, self.precision) for name, model in zip(self.names, self.models, strict=True)
@@ -259,6 +261,7 @@ class Context:
                 }
                 for picture in pictures
             ],
+            **({"gallery": [{"name": one.name, "content_id": one.id} for one in gallery]} if gallery else {}),
             **found,
         }
         result = Result(out=self.out, provenance=provenance, notes=[*pictures.notes, *self.left_out])
@@ -271,7 +274,7 @@ class Context:
                 result.answer.append(note)
         files = {model.representations.path: model.representations for model in self.models if model.representations}
         for file in files.values():
-            result.notes += file.notes([picture.id for picture in pictures])
+            result.notes += file.notes([picture.id for picture in (*pictures, *gallery)])
         result.save()
         return result
 

@@ -159,9 +159,9 @@ class _Watched(Context):
 
     begun: list[bool] = dataclasses.field(default_factory=list)
 
-    def begin(self, pictures: Pictures, data: ImageSource | None = None, **found: Any) -> Result:
+    def begin(self, *arguments: Any, **found: Any) -> Result:
         self.begun.append(True)
-        return super().begin(pictures, data, **found)
+        return super().begin(*arguments, **found)
 
 
 def _run_one(context: Context) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 Every sample is encoded again. The rank of its conditioning picture's h in a gallery of held-out pictures, by Euclidean
 distance to the sample's h, is 1 where nothing else is nearer. Two galleries: the originals, as in the paper, and the
-same pictures brought to the generator's size first, so that blur by itself does not count against the samples. The
-ceiling puts the real pictures, at the generator's size, in the samples' place. Samples of any other system (figure 23)
-can be given as a folder, and are ranked in the h of every model.
+same pictures brought to the generator's size first, so that blur by itself does not count against the samples. Pictures
+that are given are looked for among the held-out ones too. The ceiling puts the real pictures, at the generator's size,
+in the samples' place. Samples of any other system (figure 23) can be given as a folder, and are ranked in the h of
+every model.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from rcdm_core.metrics.ranks import chance, histogram, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw
 from rcdm_core.probes.encoding import h_at_image_size, h_of
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, labels_of
+from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, labels_of
 from rcdm_core.probes.other_samples import OtherSamples, read_other_samples
-from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
+from rcdm_core.probes.pictures import Pictures, choose, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
+    from rcdm_core.data.source import ImageSource
     from rcdm_core.model import RCDM
 
 GRID_SAMPLES = 8
@@ -45,19 +47,22 @@ def run(context: Context) -> Result:
     check_least(params, samples=1, count=1, gallery=0, rows=0)
     check_conditional(context)
     data = data_of(context)
-    if data is None:
-        raise RCDMError("The pictures of the training are not there any more; give a folder with --data.")
-    gallery = held_out(data, context.models, count=params["gallery"] or len(data))
-    if len(gallery) < 2:
-        raise RCDMError("There is only one held-out picture in the data, too few to rank among; give more with --data.")
-    count = min(params["count"], len(gallery))
-    other = read_other_samples(params["other_samples"], gallery, data) if params["other_samples"] else None
-    result = context.begin(gallery, data, gallery_size=len(gallery), conditioning_pictures=count)
-    if other is not None and other.left_out:
-        result.notes.append(
-            f"{other.left_out} samples of {other.name} were made from pictures that are not in the gallery, which has "
-            "no picture that a model was trained on; they are left out."
-        )
+    gallery, count = _pictures(context, data)
+    result = context.begin(Pictures(gallery[:count], gallery.notes), data, gallery=gallery[count:])
+    counted = np.flatnonzero(result.counting)
+    result.provenance |= {"gallery_size": len(gallery), "conditioning_pictures": len(counted)}
+    result.notes += few(len(counted))
+    other = None
+    if params["other_samples"]:
+        if data is None:
+            raise RCDMError("The pictures that the other samples were made from are not there; give them with --data.")
+        among = np.append(result.counting, np.ones(len(gallery) - count, dtype=bool))
+        other = read_other_samples(params["other_samples"], gallery, data, among)
+        if other.left_out:
+            result.notes.append(
+                f"{other.left_out} samples of {other.name} were made from pictures that are not in the gallery, or "
+                "that a model was trained on; they are left out."
+            )
     labels = labels_of(data)
     classes = [labels.get(picture.id) for picture in gallery[:count]]
 
@@ -68,9 +73,10 @@ def run(context: Context) -> Result:
     for name, model in zip(context.names, context.models, strict=True):
         h = _gallery(context, model, gallery)
         found, first = _sample(context, model, gallery, h["originals"][:count])
-        result.aggregates[name], image_ranks[name] = _aggregate(h, found, classes, context.seed)
+        result.aggregates[name], image_ranks[name] = _aggregate(h, found, classes, counted, context.seed)
         squares[name] = _squares(found, h["originals"][:count, None])
-        result.aggregates[name]["square"] = bootstrap_mean(squares[name].mean(axis=1), seed=context.seed).as_json()
+        by_picture = squares[name].mean(axis=1)
+        result.aggregates[name]["square"] = bootstrap_mean(by_picture[counted], seed=context.seed).as_json()
         if other is not None:
             own_classes = [labels.get(gallery[int(place)].id) for place in np.unique(other.targets)]
             again = other.encode(model)
@@ -95,8 +101,8 @@ def run(context: Context) -> Result:
     result.answer = [answer(name, result.aggregates[name], len(gallery)) for name in context.names]
     if other is not None:
         result.answer += [answer_other(name, result.aggregates[name], len(gallery)) for name in context.names]
-    reciprocal = {name: (1 / of_model["originals"]).mean(axis=1) for name, of_model in image_ranks.items()}
-    against = _against(other, others, reciprocal, count, context.seed) if other is not None else []
+    reciprocal = {name: (1 / of_model["originals"][counted]).mean(axis=1) for name, of_model in image_ranks.items()}
+    against = _against(other, others, reciprocal, counted, context.seed) if other is not None else []
     compared = together(compare(reciprocal, seed=context.seed), against)
     result.aggregates["differences"] = [difference.as_json() for difference in compared]
     shown = min(params["rows"], count)
@@ -106,6 +112,28 @@ def run(context: Context) -> Result:
     theirs = [] if other is None else [other.shown(i, size, fit, GRID_SAMPLES) for i in range(shown)]
     write_report(result, context, rows, result.images[:shown], compared, theirs)
     return result
+
+
+def _pictures(context: Context, data: ImageSource | None) -> tuple[Pictures, int]:
+    """The gallery, and how many of its pictures, which come first, samples are made of: those given, or of the data.
+
+    Raises RCDMError for fewer than two pictures.
+    """
+    most = context.params["gallery"] or (0 if data is None else len(data))
+    if not context.images:
+        if data is None:
+            raise RCDMError("The pictures of the training are not there any more; give a folder with --data.")
+        gallery = held_out(data, context.models, count=most)
+        count = min(context.params["count"], len(gallery))
+    else:
+        gallery = choose(context.images, None, context.models, count=0)
+        count = len(gallery)
+        if data is not None:
+            rest = held_out(data, context.models, count=max(most - count, 0), skip=[one.id for one in gallery])
+            gallery = Pictures([*gallery, *rest], [*gallery.notes, *rest.notes])
+    if len(gallery) < 2:
+        raise RCDMError("There is only one picture, too few to rank among; give held-out ones with --data.")
+    return gallery, count
 
 
 def _gallery(context: Context, model: RCDM, gallery: Pictures) -> dict[str, np.ndarray]:
@@ -140,22 +168,23 @@ def _sample(
 
 
 def _aggregate(
-    h: dict[str, np.ndarray], found: np.ndarray, classes: list[str | None], seed: int
+    h: dict[str, np.ndarray], found: np.ndarray, classes: list[str | None], counted: np.ndarray, seed: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Table 1b for one model: per gallery the samples' figures, by class too, their histogram and the ceiling's;
-    chance; and the ranks [count, n]."""
+    """Table 1b for one model, over the `counted` pictures: per gallery the samples' figures, by class too, their
+    histogram and the ceiling's; chance; and the ranks [count, n] of all pictures."""
     count, n, dim = found.shape
     targets = np.arange(count)
     entry: dict[str, Any] = {"chance": chance(len(h["originals"])), "galleries": {}}
     image_ranks = {}
     for name, gallery in h.items():
         of_samples = ranks(found.reshape(-1, dim), gallery, targets.repeat(n)).reshape(count, n)
-        ceiling = ranks(h["at image size"][:count], gallery, targets)[:, None]
+        ceiling = ranks(h["at image size"][counted], gallery, counted)[:, None]
+        own = of_samples[counted]
         entry["galleries"][name] = {
-            "samples": summarise(of_samples, seed=seed).as_json(),
+            "samples": summarise(own, seed=seed).as_json(),
             "ceiling": summarise(ceiling, seed=seed).as_json(),
-            "histogram": [one.as_json() for one in histogram(of_samples, len(gallery), seed=seed)],
-            "classes": _by_class(of_samples, classes, seed),
+            "histogram": [one.as_json() for one in histogram(own, len(gallery), seed=seed)],
+            "classes": _by_class(own, [classes[i] for i in counted], seed),
         }
         image_ranks[name] = of_samples
     return entry, image_ranks
@@ -224,18 +253,22 @@ def _other_images(
 
 
 def _against(
-    other: OtherSamples, others: dict[str, dict[str, Any]], reciprocal: dict[str, np.ndarray], count: int, seed: int
+    other: OtherSamples,
+    others: dict[str, dict[str, Any]],
+    reciprocal: dict[str, np.ndarray],
+    counted: np.ndarray,
+    seed: int,
 ) -> list[Difference]:
     """Each model's samples against the other system's, in reciprocal rank, over the pictures that both were made from.
 
-    A picture without a sample of either is left out.
+    counted: the places of the model's pictures. A picture without a sample of either is left out.
     """
     places = np.unique(other.targets)
+    _, ours, own = np.intersect1d(counted, places, return_indices=True)
     found = []
     for name, of_model in reciprocal.items():
-        theirs = np.full(count, np.nan)
-        inside = places < count
-        theirs[places[inside]] = np.nanmean(1 / others[name]["ranks"]["originals"][inside], axis=1)
+        theirs = np.full(len(counted), np.nan)
+        theirs[ours] = np.nanmean(1 / others[name]["ranks"]["originals"][own], axis=1)
         found += compare({name: of_model, f"{other.name}, in h of {name}": theirs}, seed=seed)
     return found
 
@@ -278,5 +311,4 @@ PROBE = Probe(
         ),
     },
     run=run,
-    of_sets="ranks among held-out pictures",
 )

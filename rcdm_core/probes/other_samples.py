@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,11 +75,14 @@ class OtherSamples:
         return table
 
 
-def read_other_samples(folder: str | Path, gallery: Pictures, data: ImageSource) -> OtherSamples:
+def read_other_samples(
+    folder: str | Path, gallery: Pictures, data: ImageSource, among: Sequence[bool] | np.ndarray | None = None
+) -> OtherSamples:
     """What the folder's manifest.csv (columns file and image) or manifest.json (a list of such objects) names.
 
     file: of a sample, relative to the folder. image: the picture that it was made from: its name in the data, that
     without folders where only one picture has it, or the path of a file of the same content.
+    among: which pictures of the gallery [N] samples may be of; None: all. The others' are left out.
 
     Raises RCDMError for a folder, manifest, row or file that is not as it should be.
     """
@@ -90,7 +94,7 @@ def read_other_samples(folder: str | Path, gallery: Pictures, data: ImageSource)
     short: dict[str, set[str]] = {}
     for name, content_id in ids.items():
         short.setdefault(Path(name).name, set()).add(content_id)
-    places = {picture.id: place for place, picture in enumerate(gallery)}
+    places = {picture.id: place for place, picture in enumerate(gallery) if among is None or among[place]}
     files, targets = [], []
     for number, row in enumerate(rows, 1):
         path = folder / row["file"]

@@ -92,6 +92,7 @@ def write_report(
         measures=MEASURES,
         compared=differences(found, "reciprocal rank among the originals"),
         pictures=pictures,
+        given=bool(context.images),
         other=result.aggregates[context.names[0]]["other"]["name"] if others else None,
         cell=cell_height(1 + sum(row["samples"].shape[1] + 1 for row in rows) if pictures else 1),
         samples=context.params["samples"],
