@@ -79,6 +79,8 @@ def test_a_stopped_run_goes_on_and_ends_on_the_same_bytes(name: str, tmp_path: P
 
 ENCODINGS: dict[str, dict[str, Any]] = {  # of more than one block where that is where the time goes
     "faithfulness": {"count": 4, "samples": 2, "rows": 0},
+    "distances": {"count": 3, "samples": 2, "pool": 10},
+    "invariance": {"count": 3, "samples": 2, "pool": 10, "transform": "grayscale,blur"},
     "neighbours": {"count": 3, "samples": 1, "pool": 40, "training": 40},
     "unconditional": {"count": 3, "training": 40, "pool": 40},
     "linear-probe": {"fit": 40, "test": 10, "count": 4, "samples": 1, "folds": 2},

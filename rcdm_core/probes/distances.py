@@ -20,7 +20,7 @@ from rcdm_core.naming import some
 from rcdm_core.probes.augmentations import CHAINS, Augmentation, augmented, chain, singles
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
-from rcdm_core.probes.encoding import h_of
+from rcdm_core.probes.encoding import h_of, h_of_pixels
 from rcdm_core.probes.opening import check_conditional, check_least, data_of, labels_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays, to_array
 from rcdm_core.probes.reference import Random, gallery, random_pictures, training_pictures
@@ -220,8 +220,6 @@ def _own(
 
     made: the augmented pictures by fit, size and interpolation, which models share.
     """
-    import torch
-
     n, fit = context.params["samples"], fit_of(model)
     size, how = model.encoder.image_size, model.encoder.interpolation
     if (fit, size, how) not in made:
@@ -236,7 +234,7 @@ def _own(
             for one in augmentations
         }
     for kind, stack in (*made[fit, size, how].items(), (SMALL, read_arrays([picture], model.image_size, fit))):
-        again = model.encode(torch.from_numpy(stack)).numpy().astype(np.float64)
+        again = h_of_pixels(model, stack, context).astype(np.float64)
         look.squares[kind] = ((again - h) ** 2).sum(axis=1)
         look.shown[kind] = stack if kind == SMALL else _shrunk(stack, model.image_size)
     drawn = draw(context, model, h[None], n, [picture.id])

@@ -39,6 +39,16 @@ def h_at_image_size(model: RCDM, pictures: Sequence[Picture], context: Context |
     return _encoded(model, pictures, model.image_size, DEFAULT_INTERPOLATION, context)
 
 
+def h_of_pixels(model: RCDM, pixels: np.ndarray, context: Context) -> np.ndarray:
+    """h of pictures [N, 3, S, S] in [0, 1], float32 [N, dim], kept in OUT by their pixels until the probe is done."""
+    import torch
+
+    def encode() -> dict[str, np.ndarray]:
+        return {"h": model.encode(torch.from_numpy(pixels)).numpy()}
+
+    return keep_encoded(context, model, {"pixels": pixels}, encode)["h"]
+
+
 def _encoded(
     model: RCDM, pictures: Sequence[Picture], size: int, interpolation: str, context: Context | None
 ) -> np.ndarray:

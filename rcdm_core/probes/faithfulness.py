@@ -79,7 +79,7 @@ def run(context: Context) -> Result:
         result.aggregates[name]["square"] = bootstrap_mean(by_picture[counted], seed=context.seed).as_json()
         if other is not None:
             own_classes = [labels.get(gallery[int(place)].id) for place in np.unique(other.targets)]
-            again = other.encode(model)
+            again = other.encode(model, context)
             others[name] = _add_other(result.aggregates[name], other, again, h, own_classes, context.seed)
         rows.append(first)
         result.save()  # what is done stays, whatever happens to the next model

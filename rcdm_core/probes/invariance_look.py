@@ -13,6 +13,7 @@ from PIL import Image
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.retention import over_samples
 from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.encoding import h_of_pixels
 from rcdm_core.probes.pictures import Picture, fit_of, to_array
 from rcdm_core.probes.transforms import Transform, transformed
 
@@ -61,20 +62,18 @@ def views_of(context: Context, picture: Picture, rows: Sequence[Transform], stre
 
 def look_at(context: Context, model: RCDM, picture: Picture, views: Views) -> Block:
     """Samples of the h of every view, all from one noise, and the attributes of both."""
-    import torch
-
     side, how = model.encoder.image_size, model.encoder.interpolation
     seen = np.stack([to_array(view, side, how) for view in views[fit_of(model)]])
     shown = np.stack([to_array(view, model.image_size) for view in views[fit_of(model)]])
-    h = model.encode(torch.from_numpy(seen))
+    h = h_of_pixels(model, seen, context)
     # one stream for all rows: they are compared with each other
-    samples = draw(context, model, h.numpy(), context.params["samples"], [picture.id] * len(h), encoded=0).samples
+    samples = draw(context, model, h, context.params["samples"], [picture.id] * len(h), encoded=0).samples
     drawn, spread = _over_samples(samples)
     return Block(
         pictures=shown,
         samples=samples,
-        h=h.numpy().astype(np.float64),
-        again=model.encode(torch.from_numpy(samples[0, :1]))[0].numpy().astype(np.float64),
+        h=h.astype(np.float64),
+        again=h_of_pixels(model, samples[0, :1], context)[0].astype(np.float64),
         real=measure(shown),
         drawn=drawn,
         spread=spread,

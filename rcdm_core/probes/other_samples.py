@@ -16,6 +16,7 @@ from rcdm_core.errors import RCDMError, UnreadableImage
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
     from rcdm_core.model import RCDM
+    from rcdm_core.probes.base import Context
     from rcdm_core.probes.pictures import Pictures
 
 MANIFESTS = ("manifest.csv", "manifest.json")
@@ -34,15 +35,13 @@ class OtherSamples:
     targets: np.ndarray
     left_out: int
 
-    def encode(self, model: RCDM) -> np.ndarray:
+    def encode(self, model: RCDM, context: Context) -> np.ndarray:
         """h of every sample, [Q, dim]: from its own size to the encoder's at once, as a model's samples are.
 
         Raises RCDMError for a file that is no picture.
         """
-        import torch
-
         from rcdm_core.data.images import read_array
-        from rcdm_core.probes.encoding import BATCH
+        from rcdm_core.probes.encoding import BATCH, h_of_pixels
         from rcdm_core.probes.pictures import fit_of
 
         parts = []
@@ -55,7 +54,7 @@ class OtherSamples:
                     raise RCDMError(
                         f"{path} cannot be read as a picture ({error.reason}); take it out of its folder's manifest."
                     ) from error
-            parts.append(model.encode(torch.from_numpy(np.stack(shown).astype(np.float32) / 255)).numpy())
+            parts.append(h_of_pixels(model, np.stack(shown).astype(np.float32) / 255, context))
         return np.concatenate(parts)
 
     def shown(self, place: int, size: int, fit: str, most: int) -> np.ndarray:
