@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rcdm_core.training import TrainConfig
 
 # Of each model, as many as both trainings have the time for; a few sizes, so that like machines make like pictures.
-STEPS, MINUTES = (300, 700, 1400), 8
+STEPS, MINUTES = (300, 450, 700, 1000, 1400), 8
 # So early, more steps teach more than larger batches, a high learning rate more than a safe one, and group norms
 # (`embedding`) much more than batch norms, which mix a batch's noise levels.
 BATCH_SIZE, LR, CONDITIONING = 16, 3e-3, "embedding"

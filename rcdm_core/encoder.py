@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         if self._dim is None:
             image = self.mean.new_zeros(1, 3, self.image_size, self.image_size)
             with torch.no_grad():
-                self._dim = int(self(image).shape[1])
+                self._dim = _of_one(self(image)).shape[1]
         return self._dim
 
     def forward(self, images: Tensor) -> Tensor:
@@ -106,6 +106,17 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> Encoder:
         """Stays in eval mode even inside a module that is being trained: h is a fixed function of the picture."""
         return super().train(False)
+
+
+def _of_one(h: Tensor) -> Tensor:
+    """The h of one picture alone, [1, dim]. Raises RCDMError where it has another shape."""
+    if not isinstance(h, Tensor) or h.ndim != 2 or h.shape[0] != 1:
+        what = f"shape {list(h.shape)}" if isinstance(h, Tensor) else f"a {type(h).__name__}"
+        raise RCDMError(
+            f"of one picture alone h has {what}, expected [1, dim]: keep the axis of the pictures, which squeeze() "
+            "without an axis drops"
+        )
+    return h
 
 
 def resize_for_encoder(images: Tensor, size: int) -> Tensor:
@@ -164,9 +175,9 @@ def load_encoder(
     given = {**(options or {}), **kw_options}
     encoder = build_encoder(provider, weights=weights, device=device, options=given)
     h = _checked_h(encoder, provider, declared_dim(provider, given))
+    _check_alone(encoder, provider, h)
     if not isinstance(getattr(encoder, "dim", None), int):
         encoder.dim = h.shape[1]  # type: ignore[misc]
-    _check_alone(encoder, provider, h)
     if encoder.dim != h.shape[1]:
         raise RCDMError(f"the encoder of {provider.name} declares dim {encoder.dim}, but its h has {h.shape[1]}")
     return encoder
@@ -240,8 +251,17 @@ def _checked_h(encoder: Encoder, provider: Provider, dim: int | None) -> Tensor:
 def _check_alone(encoder: nn.Module, provider: Provider, h: Tensor) -> None:
     """Raise RCDMError unless the first test picture has the h alone that it has among the others, and has it again."""
     image = fingerprint_images(cast(int, encoder.image_size))[:1].to(device_of(encoder))
-    with torch.no_grad(), full_precision(image.device.type):
-        alone = cast(Tensor, encoder(image))
+    try:
+        with contained(), torch.no_grad(), full_precision(image.device.type):
+            alone = _of_one(cast(Tensor, encoder(image)))
+    except Exception as error:
+        why = str(error) if isinstance(error, RCDMError) else f"it fails on one picture alone ({first_line(error)})"
+        raise RCDMError(f"the encoder of {provider.name}: {why}") from error
+    if alone.shape[1] != h.shape[1]:
+        raise RCDMError(
+            f"the encoder of {provider.name} gives an h of {alone.shape[1]} numbers for one picture alone and of "
+            f"{h.shape[1]} for {len(h)} together; expected one dim"
+        )
     if h.numel() and relative_change(h, torch.cat([alone.to(h.device), h[1:]])) > 10 * TOLERANCE:
         raise RCDMError(
             f"the encoder of {provider.name} gives one picture another h alone than among others: it is random, counts "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from .errors import Escaped, first_line
@@ -14,22 +14,24 @@ from .errors import Escaped, first_line
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
     """Inside, whatever is raised arrives as an Exception, so that one `except Exception` sees it: SystemExit, a
-    KeyboardInterrupt of the code's own. Ctrl-C stays what it is.
+    KeyboardInterrupt of the code's own. Ctrl-C stays what it is, and so does a SIGTERM that is taken for one.
 
     Raises Escaped.
     """
     pressed = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
+    before: dict[int, Callable[[int, FrameType | None], object]] = {}
 
     def note(number: int, frame: FrameType | None) -> None:
         pressed.set()
-        if callable(before):
-            before(number, frame)
+        before[number](number, frame)
 
     # Elsewhere than in the main thread, no signal arrives and none can be caught.
-    watching = threading.current_thread() is threading.main_thread() and callable(before)
-    if watching:
-        signal.signal(signal.SIGINT, note)
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, note)
     try:
         yield
     except Exception:
@@ -39,5 +41,6 @@ def contained() -> Iterator[None]:
             raise
         raise Escaped(first_line(error)) from error
     finally:
-        if watching and signal.getsignal(signal.SIGINT) is note:
-            signal.signal(signal.SIGINT, before)
+        for watched, handler in before.items():
+            if signal.getsignal(watched) is note:
+                signal.signal(watched, handler)

@@ -194,15 +194,17 @@ def test_what_is_wrong_with_the_users_file_is_one_sentence(folder: Path, name: s
     assert "\n" not in str(caught.value)
 
 
-def test_ctrl_c_in_the_users_code_stays_what_it_is(folder: Path) -> None:
-    (folder / "slow.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would ignore it
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_users_code_stays_what_it_is(folder: Path, number: signal.Signals) -> None:
+    (folder / "slow.py").write_text(f"import signal\nsignal.raise_signal({int(number)})\n")
+    # A shell's background job would ignore the one; the other is taken for Ctrl-C while a training is set up.
+    before = signal.signal(number, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             load_encoder("custom:slow.py:f")
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(number) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
 
 
 def test_options_are_validated(folder: Path) -> None:

@@ -55,6 +55,11 @@ def test_architecture_and_diffusion(
     assert preset.diffusion.variance == variance and preset.diffusion.steps == 1000
     assert (unet.image_size, unet.model_channels, unet.channel_mult) == (int(name.split("-")[1]), channels, mult)
     assert (unet.num_res_blocks, unet.attention_resolutions) == (blocks, attention)
+    # Departures of the smallest one from ADM, which measurements on pictures speak for.
+    own = {"optimizer": "muon", "h_lr": 0.1, "norm_groups": 16, "emb_channels": 768}
+    plain = {"optimizer": "adamw", "h_lr": 1.0, "norm_groups": 32, "emb_channels": 0}
+    found = {key: getattr(preset if hasattr(preset, key) else unet, key) for key in own}
+    assert found == (own if name == "tiny-32" else plain)
     heads_of_64_channels = name in ("adm-64", "adm-256")
     assert (unet.num_head_channels == 64) == heads_of_64_channels and (heads_of_64_channels or unet.num_heads == 4)
     assert unet.new_attention_order == (name == "adm-64") and unet.dropout == (0.1 if name == "adm-64" else 0.0)

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from training_fixtures import Make, Recorder, write_encoder, write_images
+from training_fixtures import Make, Recorder, results, write_encoder, write_images
 
 from rcdm_core import bundle
 from rcdm_core.data.known_ids import KnownIds
@@ -28,15 +27,6 @@ from rcdm_core.training import state, stopped, train
 from rcdm_core.training.loop import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def results(run: Path) -> dict[str, bytes]:
-    """Every number that a run ends with: its bundle's tensors and its state's."""
-    folder = run / "training" / (run / "training" / "latest").read_text().strip()
-    files = [run / "model.safetensors", *folder.glob("*.safetensors")]
-    return {
-        f"{file.name}:{name}": value.numpy().tobytes() for file in files for name, value in load_file(file).items()
-    }
 
 
 _unbroken: dict[str, bytes] = {}

@@ -10,6 +10,7 @@ import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from training_fixtures import CPU, Make, Recorder, make_trainer, write_encoder
 
 import rcdm_core as rcdm
@@ -272,6 +274,27 @@ def test_a_loss_that_is_not_finite_skips_the_step(arguments: Make, monkeypatch: 
     assert all(torch.equal(a, b) for a, b in zip(weights[3], weights[4], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(weights[4], weights[5], strict=True))
     assert all(torch.isfinite(value).all() for value in bundle.read(run)[1].unet.values())
+
+
+@pytest.mark.parametrize("conditioning", ["batchnorm", "embedding"])
+def test_a_pass_that_is_not_finite_leaves_nothing_behind(
+    conditioning: str, arguments: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even in the statistics of the batch norms, which every pass moves: later states are saved as ever."""
+    plain = Trainer._losses
+
+    def broken(self: Trainer, network: UNet, batch: Any) -> dict[str, torch.Tensor]:
+        if self.counters.step == 3 and network is self.network:
+            batch = replace(batch, noise=batch.noise * float("nan"))
+        return plain(self, network, batch)
+
+    monkeypatch.setattr(Trainer, "_losses", broken)
+    recorder = Recorder()
+    run = train(arguments(steps=8, save_every=2, conditioning=conditioning), recorder)
+    state = load_file(run / "training" / "state-00000008" / "weights.safetensors")
+    assert all(bool(value.isfinite().all()) for value in state.values())
+    assert "1 of the 8 steps was skipped, because the loss or its gradient was not finite." in recorder.lines
+    assert bundle.read(run)[0].step == 8
 
 
 def test_five_in_a_row_end_the_run_and_name_the_last_good_state(

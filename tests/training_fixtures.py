@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from rcdm_core.diffusion import DiffusionConfig
 from rcdm_core.presets import PRESETS, Preset
@@ -37,6 +38,15 @@ def build():
     torch.manual_seed({seed})
     return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(12, {dim}))
 """
+
+
+def results(run: Path) -> dict[str, bytes]:
+    """Every number that a run ends with: its bundle's tensors and its state's."""
+    folder = run / "training" / (run / "training" / "latest").read_text().strip()
+    files = [run / "model.safetensors", *folder.glob("*.safetensors")]
+    return {
+        f"{file.name}:{name}": value.numpy().tobytes() for file in files for name, value in load_file(file).items()
+    }
 
 
 class Recorder(Reporter):

@@ -14,7 +14,7 @@ from rcdm_cli.options import compute_options, out_option
 @click.option(
     "--steps",
     type=click.IntRange(1),
-    help="Of each model's training. [default: 300, 700 or 1400, as fit into 8 minutes]",
+    help="Of each model's training. [default: 300 to 1400, as fit into 8 minutes]",
 )
 @click.option("--oracle", "oracles", multiple=True, metavar="NAME", help="Two of rcdm providers' oracles; repeatable.")
 @out_option("Folder of the page and the models. [default: runs/demo]")

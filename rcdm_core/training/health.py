@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -35,13 +35,26 @@ def verdict(name: str, losses: Mapping[str, float], gradient: float = 0.0) -> st
     return None
 
 
+def remembered_buffers(network: nn.Module) -> Callable[[], None]:
+    """A function that puts the statistics of the network's batch norms back to what they are now.
+
+    Every pass in training mode moves them, and one that is not finite leaves them so for good.
+    """
+    before = {name: value.clone() for name, value in network.named_buffers()}
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for name, value in network.named_buffers():
+            value.copy_(before[name])
+
+    return put_back
+
+
 @contextlib.contextmanager
 def keeping_buffers(network: nn.Module) -> Iterator[None]:
     """Let the block run the network in training mode; the statistics of its batch norms are put back after it."""
-    before = {name: value.clone() for name, value in network.named_buffers()}
+    put_back = remembered_buffers(network)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for name, value in network.named_buffers():
-                value.copy_(before[name])
+        put_back()

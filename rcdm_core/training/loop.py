@@ -28,7 +28,7 @@ from rcdm_core.training.batches import Batch, Batches
 from rcdm_core.training.batchnorm import recompute_statistics
 from rcdm_core.training.config import TrainConfig, learning_rate
 from rcdm_core.training.ema import EMA
-from rcdm_core.training.health import first_broken, keeping_buffers, verdict
+from rcdm_core.training.health import first_broken, keeping_buffers, remembered_buffers, verdict
 from rcdm_core.training.interrupt import StopRequests, sigterm_as_ctrl_c
 from rcdm_core.training.log import Log
 from rcdm_core.training.muon import Muon
@@ -178,6 +178,11 @@ class Trainer:
             if not self.save(preview=not stop.requested):
                 raise self._failure(f"After step {self.counters.step} {self._trouble}")
         self.reporter.finish()
+        if skipped := self.counters.skipped:
+            self.reporter.log(
+                f"{skipped} of the {self.counters.step} steps {'was' if skipped == 1 else 'were'} skipped, because the "
+                "loss or its gradient was not finite."
+            )
         if stop.requested and not self._finished():
             self.reporter.log(
                 f"Stopped and saved after step {self.counters.step}; the same command with --resume goes on."
@@ -207,6 +212,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["share"]
         self._seed_dropout()
+        put_back = remembered_buffers(self.network)
         numbers = self._gradient(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf))
         done.step += 1
@@ -217,6 +223,7 @@ class Trainer:
             self.ema.update(done.step)
             done.in_a_row = 0
         else:
+            put_back()
             done.skipped += 1
             done.in_a_row += 1
         now, earlier = time.monotonic(), done.seconds
