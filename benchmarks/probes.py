@@ -84,7 +84,7 @@ def _faithfulness(size: int, dim: int) -> dict[str, float]:
     begun, begun_cpu = time.perf_counter(), time.process_time()
     h = faithfulness._gallery(context, model, pictures)
     found = (h["originals"][:QUERIES] + rng.standard_normal((QUERIES, dim), dtype=np.float32))[:, None]
-    entry, _ = faithfulness._aggregate(h, found.astype(np.float64), [None] * QUERIES, np.arange(QUERIES), 0)
+    entry, _ = faithfulness._aggregate(h, found.astype(np.float64), [None] * QUERIES, np.ones(size, dtype=bool), 0)
     assert entry["galleries"]["originals"]["samples"]["mean_rank"]["value"] >= 1
     return _measured(begun, begun_cpu)
 

@@ -50,14 +50,15 @@ def run(context: Context) -> Result:
     gallery, count = _pictures(context, data)
     result = context.begin(Pictures(gallery[:count], gallery.notes), data, gallery=gallery[count:])
     counted = np.flatnonzero(result.counting)
-    result.provenance |= {"gallery_size": len(gallery), "conditioning_pictures": len(counted)}
+    # What a model was trained on is nobody's rival, so that it is in no number of the others.
+    rivals = np.append(result.counting, np.ones(len(gallery) - count, dtype=bool))
+    result.provenance |= {"gallery_size": int(rivals.sum()), "conditioning_pictures": len(counted)}
     result.notes += few(len(counted))
     other = None
     if params["other_samples"]:
         if data is None:
             raise RCDMError("The pictures that the other samples were made from are not there; give them with --data.")
-        among = np.append(result.counting, np.ones(len(gallery) - count, dtype=bool))
-        other = read_other_samples(params["other_samples"], gallery, data, among)
+        other = read_other_samples(params["other_samples"], gallery, data, rivals)
         if other.left_out:
             result.notes.append(
                 f"{other.left_out} samples of {other.name} were made from pictures that are not in the gallery, or "
@@ -73,14 +74,14 @@ def run(context: Context) -> Result:
     for name, model in zip(context.names, context.models, strict=True):
         h = _gallery(context, model, gallery)
         found, first = _sample(context, model, gallery, h["originals"][:count])
-        result.aggregates[name], image_ranks[name] = _aggregate(h, found, classes, counted, context.seed)
+        result.aggregates[name], image_ranks[name] = _aggregate(h, found, classes, rivals, context.seed)
         squares[name] = _squares(found, h["originals"][:count, None])
         by_picture = squares[name].mean(axis=1)
         result.aggregates[name]["square"] = bootstrap_mean(by_picture[counted], seed=context.seed).as_json()
         if other is not None:
             own_classes = [labels.get(gallery[int(place)].id) for place in np.unique(other.targets)]
             again = other.encode(model, context)
-            others[name] = _add_other(result.aggregates[name], other, again, h, own_classes, context.seed)
+            others[name] = _add_other(result.aggregates[name], other, again, h, own_classes, rivals, context.seed)
         rows.append(first)
         result.save()  # what is done stays, whatever happens to the next model
     for i in range(count):
@@ -98,9 +99,9 @@ def run(context: Context) -> Result:
         )
     if other is not None:
         result.aggregates["other_images"] = _other_images(other, others, gallery, labels)
-    result.answer = [answer(name, result.aggregates[name], len(gallery)) for name in context.names]
+    result.answer = [answer(name, result.aggregates[name], int(rivals.sum())) for name in context.names]
     if other is not None:
-        result.answer += [answer_other(name, result.aggregates[name], len(gallery)) for name in context.names]
+        result.answer += [answer_other(name, result.aggregates[name], int(rivals.sum())) for name in context.names]
     reciprocal = {name: (1 / of_model["originals"][counted]).mean(axis=1) for name, of_model in image_ranks.items()}
     against = _against(other, others, reciprocal, counted, context.seed) if other is not None else []
     compared = together(compare(reciprocal, seed=context.seed), against)
@@ -124,14 +125,14 @@ def _pictures(context: Context, data: ImageSource | None) -> tuple[Pictures, int
         if data is None:
             raise RCDMError("The pictures of the training are not there any more; give a folder with --data.")
         gallery = held_out(data, context.models, count=most)
-        count = min(context.params["count"], len(gallery))
+        count, rivals = min(context.params["count"], len(gallery)), len(gallery)
     else:
         gallery = choose(context.images, None, context.models, count=0)
-        count = len(gallery)
+        count, rivals = len(gallery), int(gallery.counting(context.models).sum())
         if data is not None:
-            rest = held_out(data, context.models, count=max(most - count, 0), skip=[one.id for one in gallery])
-            gallery = Pictures([*gallery, *rest], [*gallery.notes, *rest.notes])
-    if len(gallery) < 2:
+            rest = held_out(data, context.models, count=max(most - rivals, 0), skip=[one.id for one in gallery])
+            gallery, rivals = Pictures([*gallery, *rest], [*gallery.notes, *rest.notes]), rivals + len(rest)
+    if rivals < 2:
         raise RCDMError("There is only one picture, too few to rank among; give held-out ones with --data.")
     return gallery, count
 
@@ -168,26 +169,45 @@ def _sample(
 
 
 def _aggregate(
-    h: dict[str, np.ndarray], found: np.ndarray, classes: list[str | None], counted: np.ndarray, seed: int
+    h: dict[str, np.ndarray], found: np.ndarray, classes: list[str | None], rivals: np.ndarray, seed: int
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Table 1b for one model, over the `counted` pictures: per gallery the samples' figures, by class too, their
-    histogram and the ceiling's; chance; and the ranks [count, n] of all pictures."""
-    count, n, dim = found.shape
-    targets = np.arange(count)
-    entry: dict[str, Any] = {"chance": chance(len(h["originals"])), "galleries": {}}
+    """Table 1b for one model, over the pictures that count: per gallery the samples' figures, by class too, their
+    histogram and the ceiling's; chance; and the ranks [count, n] of all pictures.
+
+    rivals: which pictures of the gallery, bool [N], a rank counts; those of the samples are counted as pictures too.
+    """
+    count, n, _ = found.shape
+    counted, size = np.flatnonzero(rivals[:count]), int(rivals.sum())
+    entry: dict[str, Any] = {"chance": chance(size), "galleries": {}}
     image_ranks = {}
     for name, gallery in h.items():
-        of_samples = ranks(found.reshape(-1, dim), gallery, targets.repeat(n)).reshape(count, n)
-        ceiling = ranks(h["at image size"][counted], gallery, counted)[:, None]
+        of_samples = _among(found.reshape(count * n, -1), gallery, np.arange(count).repeat(n), rivals).reshape(count, n)
+        ceiling = _among(h["at image size"][counted], gallery, counted, rivals)[:, None]
         own = of_samples[counted]
         entry["galleries"][name] = {
             "samples": summarise(own, seed=seed).as_json(),
             "ceiling": summarise(ceiling, seed=seed).as_json(),
-            "histogram": [one.as_json() for one in histogram(own, len(gallery), seed=seed)],
+            "histogram": [one.as_json() for one in histogram(own, size, seed=seed)],
             "classes": _by_class(own, [classes[i] for i in counted], seed),
         }
         image_ranks[name] = of_samples
     return entry, image_ranks
+
+
+def _among(found: np.ndarray, gallery: np.ndarray, targets: np.ndarray, rivals: np.ndarray) -> np.ndarray:
+    """The ranks [Q] of the pictures at `targets` [Q] of the gallery [N, dim] among themselves and the rivals, bool [N],
+    seen from `found` [Q, dim]."""
+    if rivals.all():
+        return ranks(found, gallery, targets)
+    place = np.cumsum(rivals) - 1  # in the gallery of the rivals
+    out = np.empty(len(found))
+    inside = rivals[targets]
+    out[inside] = ranks(found[inside], gallery[rivals], place[targets[inside]])
+    for target in np.unique(targets[~inside]):
+        own = targets == target
+        among = np.append(np.flatnonzero(rivals), target)
+        out[own] = ranks(found[own], gallery[among], np.full(int(own.sum()), len(among) - 1))
+    return out
 
 
 def _by_class(ranks_: np.ndarray, classes: list[str | None], seed: int) -> dict[str, Any]:
@@ -212,20 +232,22 @@ def _add_other(
     found: np.ndarray,
     h: dict[str, np.ndarray],
     classes: list[str | None],
+    rivals: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
     """Into a model's entry, what another system's samples, h [Q, dim], reach in the same h.
 
-    classes: of its pictures. Returns by picture [pictures, samples] the ranks in each gallery, and the squares.
+    classes: of its pictures. rivals: as in `_aggregate`.
+    Returns by picture [pictures, samples] the ranks in each gallery, and the squares.
     """
     entry["other"] = {"name": other.name, "samples": len(other.files), "pictures": len(np.unique(other.targets))}
     tables: dict[str, Any] = {"ranks": {}}
     for name, gallery in h.items():
-        table = other.by_picture(ranks(found, gallery, other.targets))
+        table = other.by_picture(_among(found, gallery, other.targets, rivals))
         tables["ranks"][name] = table
         entry["galleries"][name] |= {
             "other": summarise(table, seed=seed).as_json(),
-            "other_histogram": [one.as_json() for one in histogram(table, len(gallery), seed=seed)],
+            "other_histogram": [one.as_json() for one in histogram(table, int(rivals.sum()), seed=seed)],
             "other_classes": _by_class(table, classes, seed),
         }
     tables["squares"] = other.by_picture(_squares(found, h["originals"][other.targets]))
