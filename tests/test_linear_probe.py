@@ -64,6 +64,20 @@ def test_every_picture_is_in_one_fold() -> None:
     assert all((labels[test] == 1).sum() == 2 and not set(fit) & set(test) for fit, test in parts)
 
 
+@pytest.mark.parametrize("sizes", [[2, 3, 4] * 5, [2] * 9, [1] * 6])
+def test_classes_of_fewer_pictures_than_folds(sizes: list[int]) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    parts = list(folds(labels, 5, seed=2))
+    assert sorted(np.concatenate([test for _, test in parts]).tolist()) == list(range(len(labels)))
+    for fit, test in parts:
+        assert sorted([*fit, *test]) == list(range(len(labels))) and abs(len(test) - len(labels) / 5) < 1
+        assert len(set(labels[test])) == len(test)  # of each class one at the most: the others are fitted on
+    other = [test.tolist() for _, test in folds(labels, 5, seed=3)]
+    assert other != [test.tolist() for _, test in parts]
+    with pytest.raises(ValueError, match="at least 5 labels"):
+        list(folds(labels[:4], 5, seed=2))
+
+
 # attacks
 
 SIDE = 4

@@ -14,6 +14,7 @@ from exact_rcdm import ExactRCDM
 from PIL import Image
 
 import rcdm_core
+from rcdm_core.data.folder import ImageFolder
 from rcdm_core.data.shapes import POSITIONS, SHAPES, Factors, Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Result
@@ -97,6 +98,20 @@ def test_cross_validation(tmp_path: Path) -> None:
     assert entry["accuracy"]["n"] == 60 and len(entry["penalty"]) == 4 and entry["accuracy"]["value"] > 0.9
     with pytest.raises(RCDMError, match="folds is 1"):
         run("linear-probe", [ExactRCDM("shapes-no-color")], tmp_path, folds=1)
+
+
+def test_more_folds_than_the_largest_class_has_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do for a cross-validation, up to one for each picture; more are refused before a picture is encoded."""
+    by_class = {name: [i for i in range(200) if DATA.label_names[DATA.labels[i]] == name][:4] for name in SHAPES[:3]}
+    data = ImageFolder(write(tmp_path / "data", by_class))
+    model = ExactRCDM("shapes-no-color")
+    for number in (5, 12):
+        found = run("linear-probe", [model], tmp_path / "out", data=data, folds=number, count=1, samples=1)
+        entry = found.aggregates["shapes-no-color"]
+        assert entry["accuracy"]["n"] == 12 and len(entry["penalty"]) == number and entry["accuracy"]["value"] > 0.9
+    monkeypatch.setattr(ExactRCDM, "encode", lambda *_: pytest.fail("a picture was encoded"))
+    with pytest.raises(RCDMError, match=r"--folds is 13, but .*data has 12 held-out pictures .* give 2 to 12, or 0"):
+        run("linear-probe", [model], tmp_path / "out", data=data, folds=13)
 
 
 def test_confident_pictures_have_samples_of_one_class(tmp_path: Path) -> None:

@@ -269,6 +269,31 @@ def test_another_encoder_as_the_judge_and_none(tmp_path: Path) -> None:
     assert verdicts(blind, "shapes-no-color")["class"] == "not measurable"
 
 
+@pytest.mark.parametrize("judge", ["pixels", "none"])
+def test_classes_of_fewer_pictures_than_the_readouts_have_folds(tmp_path: Path, judge: str) -> None:
+    """Classes of 2 to 4 pictures, told by the background's hue, with as many more for the judge."""
+    sizes, files = [2, 3, 4] * 3, []
+    rng = np.random.default_rng(0)
+    for label, size in enumerate(sizes):
+        folder = tmp_path / "data" / f"{label}"
+        folder.mkdir(parents=True)
+        hues = label / len(sizes) + 0.02 * rng.random(2 * size)
+        made = [Factors(0, 0.5, hue, 0.2, *rng.uniform(0.45, 0.55, 2), 0.0) for hue in hues]
+        for i, pixels in enumerate(render_batch(made, 32)):
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(folder / f"{i}.png")
+        files += [folder / f"{i}.png" for i in range(size)]
+    few: dict[str, Any] = {"data": ImageFolder(tmp_path / "data"), "images": files, "samples": 1, "pool": 0, "rows": 0}
+    result = run([ExactRCDM("shapes-all")], tmp_path / "out", judge=judge, **few)
+    attributes = result.aggregates["shapes-all"]["attributes"]
+    assert attributes["background color"]["verdict"] == "kept" and attributes["background color"]["n"] == 27
+    one = attributes["class"]
+    assert one["decodable"]["n"] == 27 and one["decodable"]["low"] > 0  # of so few pictures not much, but something
+    if judge == "none":
+        assert one["verdict"] == "not measurable" and "no judge" in one["why"]
+    else:
+        assert one["rendered"]["low"] > 0.8
+
+
 def estimate(value: float, width: float = 0.05) -> Estimate:
     return Estimate(value, value - width, value + width, 100)
 

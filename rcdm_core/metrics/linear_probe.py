@@ -87,8 +87,10 @@ def fit_linear_probe(h: np.ndarray, labels: np.ndarray) -> LinearProbe:
         _, s, vt = np.linalg.svd(known, full_matrices=False)
         back = vt[s > 1e-9 * s[0]]
         known = known @ back.T
-    strength = _choose(known, labels, present[counts >= _INNER_FOLDS])
-    fitted = _regression(strength, 1e-5).fit(known, labels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # classes of few pictures
+        strength = _choose(known, labels)
+        fitted = _regression(strength, 1e-5).fit(known, labels)
     weight, offset = fitted.coef_, fitted.intercept_
     if len(present) == 2:  # scikit-learn gives the difference of the two logits
         weight, offset = np.concatenate([-weight, weight]) / 2, np.concatenate([-offset, offset]) / 2
@@ -97,9 +99,25 @@ def fit_linear_probe(h: np.ndarray, labels: np.ndarray) -> LinearProbe:
 
 
 def folds(labels: np.ndarray, count: int, *, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Places to fit on and to test on, `count` times, with about the same shares of each class."""
+    """Places to fit on and to test on, `count` times, with about the same shares of each class.
+
+    No two members of a class that has fewer than `count` are tested in one part, so that the others tell of it.
+
+    Raises ValueError with fewer labels than `count`.
+    """
     from sklearn.model_selection import StratifiedKFold
 
+    if len(labels) < count:
+        raise ValueError(f"expected at least {count} labels for as many parts, got {len(labels)}")
+    classes, of_class, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    if sizes.max() < count:  # of which scikit-learn makes an error
+        rng = np.random.default_rng(seed)
+        shuffled, place = rng.permutation(len(labels)), rng.permutation(len(classes))[of_class]
+        dealt = np.empty(len(labels), dtype=np.int64)  # one after the other, class by class
+        dealt[shuffled[np.argsort(place[shuffled], kind="stable")]] = np.arange(len(labels)) % count
+        for part in range(count):
+            yield np.flatnonzero(dealt != part), np.flatnonzero(dealt == part)
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a class with fewer pictures than folds is in some of them only
         yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels)
@@ -119,18 +137,23 @@ def _regression(strength: float, tolerance: float = 1e-3) -> Any:
     return LogisticRegression(C=strength, max_iter=2000, tol=tolerance)
 
 
-def _choose(h: np.ndarray, labels: np.ndarray, frequent: np.ndarray) -> float:
+def _choose(h: np.ndarray, labels: np.ndarray) -> float:
     """The best strength on the classes that are in every fold; a middling one without two of them."""
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
+    present, counts = np.unique(labels, return_counts=True)
+    frequent = present[counts >= _INNER_FOLDS]
+    few = len(frequent) < 2
+    if few:  # of such small classes no two pictures are in one fold, and one of each is left to learn it from
+        frequent = present[counts >= 2]
     if len(frequent) < 2:
         return float(STRENGTHS[1])
     usable = np.isin(labels, frequent)
-    target = np.eye(len(frequent))[np.searchsorted(frequent, labels[usable])]
+    h, labels = h[usable], labels[usable]
+    cv = list(folds(labels, _INNER_FOLDS, seed=0)) if few else StratifiedKFold(_INNER_FOLDS)
+    target = np.eye(len(frequent))[np.searchsorted(frequent, labels)]
     losses = []
     for strength in STRENGTHS:
-        found = cross_val_predict(
-            _regression(strength), h[usable], labels[usable], cv=StratifiedKFold(_INNER_FOLDS), method="predict_proba"
-        )
+        found = cross_val_predict(_regression(strength), h, labels, cv=cv, method="predict_proba")
         losses.append(float(((found - target) ** 2).sum()))
     return float(STRENGTHS[int(np.argmin(losses))])

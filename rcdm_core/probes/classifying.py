@@ -84,7 +84,8 @@ def divide(
     Where they do not suffice, half of the held-out pictures of a class are fitted on. skip: ids for neither.
     parts: of a cross-validation of the held-out pictures, instead.
 
-    Raises RCDMError without labels, with one class, or with too few pictures of two classes to learn from or to test.
+    Raises RCDMError without labels, with one class, with too few pictures of two classes to learn from or to test, or
+    with fewer to test than parts.
     """
     labels = require_labels(data)
     assert data is not None
@@ -120,6 +121,11 @@ def divide(
     fitted = [picture for picture in fitted if labels[picture.id] in usable]
     if not tested:
         raise RCDMError(f"No picture of {where} is left to test a probe on; give more with --data.")
+    if parts > len(tested):
+        raise RCDMError(
+            f"--folds is {parts}, but {where} has {len(tested)} held-out pictures to test on; give 2 to {len(tested)}, "
+            "or 0 to fit on other pictures."
+        )
     place = {name: i for i, name in enumerate(usable)}
     return Divided(
         usable,
