@@ -9,7 +9,8 @@ from scipy.linalg import sqrtm
 from scipy.stats import ttest_1samp
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 
-from rcdm_core.metrics.frechet import _gaussian, _moved, distances, frechet, over_images, variance
+from rcdm_core.metrics.frechet import _gaussian, _moved, distances, frechet, variance
+from rcdm_core.metrics.resampled import over_images
 
 
 def exactly(mean: np.ndarray, covariance: np.ndarray, n: int) -> np.ndarray:

@@ -29,8 +29,8 @@ def test_each_half_is_torch_fidelitys(n: int, block: int, monkeypatch: pytest.Mo
             kid = kid_features_to_metric(first, second, kid_subset_size=count, kid_subsets=1, verbose=False)
             assert kernel[i][row] == pytest.approx(kid["kernel_inception_distance_mean"], abs=2e-6)
             prc = prc_features_to_metric(first, second, prc_neighborhood=min(3, count - 1), verbose=False)
-            assert covered[i][0][row] == pytest.approx(prc["precision"], abs=1e-6)
-            assert covered[i][1][row] == pytest.approx(prc["recall"], abs=1e-6)
+            assert covered[i][0].shares[row] == pytest.approx(prc["precision"], abs=1e-6)
+            assert covered[i][1].shares[row] == pytest.approx(prc["recall"], abs=1e-6)
 
 
 def test_members() -> None:

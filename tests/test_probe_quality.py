@@ -131,7 +131,10 @@ def test_every_measure_is_compared_between_models(tmp_path: Path, monkeypatch: p
     titles = list(fidelity.MEASURES.values())
     for title in (*titles, "Fréchet distance"):
         same = compared[f"exact, {title}", f"again, {title}"]
-        assert same["difference"]["value"] == 0 == same["difference"]["low"] and same["p"] == same["p_holm"] == 1
+        # of 60 pictures that all agree, some of others may still differ: shares are not known better than that
+        least = -1.96 / 62 if title in ("precision", "recall") else 0
+        assert same["difference"]["value"] == 0 and same["difference"]["low"] == pytest.approx(least, abs=1e-4)
+        assert same["p"] == same["p_holm"] == 1
     # the encoder's own space is blind to colours
     for title in ("FID", "KID", "recall", *(["Fréchet distance"] if space else [])):
         apart = compared[f"exact, {title}", f"gray, {title}"]

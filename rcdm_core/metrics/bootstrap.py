@@ -176,6 +176,11 @@ def bootstrap_over_pairs(
     return Estimate(value, *interval(tops[bottom > 0] / bottom[bottom > 0], n, level=level), n, level)
 
 
+def quantile(level: float) -> float:
+    """How many standard errors a normal distribution's two-sided interval of this level reaches."""
+    return NormalDist().inv_cdf(1 - (1 - level) / 2)
+
+
 def wilson(successes: float, n: int, *, level: float = LEVEL) -> Estimate:
     """A proportion successes / n with Wilson's score interval, which stays honest at 0 and at n.
 
@@ -188,7 +193,7 @@ def wilson(successes: float, n: int, *, level: float = LEVEL) -> Estimate:
         raise ValueError(f"expected 0 <= successes <= n, got {successes} of {n}")
     if n == 0:
         return Estimate(math.nan, None, None, 0, level)
-    z = NormalDist().inv_cdf(1 - (1 - level) / 2)
+    z = quantile(level)
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))

@@ -6,6 +6,7 @@ Fréchet distances of the network's features are `frechet`'s, and the measures b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError, first_line
-from rcdm_core.metrics.frechet import Resampled, distances, over_images
-from rcdm_core.metrics.halves import kernel_distances, members, precision_recall
+from rcdm_core.metrics.frechet import distances
+from rcdm_core.metrics.halves import Covered, kernel_distances, members, precision_recall
+from rcdm_core.metrics.resampled import Resampled, over_images
 from rcdm_core.provider import WeightsInfo
 from rcdm_core.weights_cache import cache_path
 
@@ -114,13 +116,21 @@ def measure(sets: Sequence[Seen], reference: Seen, *, seed: int) -> list[dict[st
     kernel = kernel_distances(features, reference.features, chosen)
     covered = precision_recall(features, reference.features, chosen, neighbours=NEIGHBOURHOOD)
     return [
-        {"fid": fid, "is": _score(one, seed)}
-        | {
-            key: Resampled(float(row[0]), row[1:], len(one.features))
-            for key, row in (("kid", kid), ("precision", precision), ("recall", recall))
+        {
+            "fid": fid,
+            "is": _score(one, seed),
+            "kid": Resampled(float(kid[0]), kid[1:], len(one.features)),
+            "precision": _share(precision),
+            "recall": _share(recall),
         }
         for one, fid, kid, (precision, recall) in zip(sets, apart, kernel, covered, strict=True)
     ]
+
+
+def _share(covered: Covered) -> Resampled:
+    return Resampled(
+        float(covered.shares[0]), covered.shares[1:], len(covered.first), (0.0, 1.0), (covered.first,)
+    )
 
 
 def _score(one: Seen, seed: int) -> Resampled:
@@ -134,4 +144,4 @@ def _score(one: Seen, seed: int) -> Resampled:
     def score(rows: np.ndarray) -> float:
         return float(isc_features_to_metric(logits[rows], splits)[KEY_METRIC_ISC_MEAN])
 
-    return over_images(score, n, seed=seed, resamples=_RESAMPLES)
+    return over_images(score, n, seed=seed, resamples=_RESAMPLES, bounds=(1.0, math.inf))

@@ -18,52 +18,16 @@ many as the pictures, since a picture that is drawn twice makes a set narrower; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from rcdm_core.metrics.bootstrap import MIN_IMAGES, OTHER_STREAM, Estimate, interval, resampled_counts
+from rcdm_core.metrics.bootstrap import MIN_IMAGES, OTHER_STREAM, resampled_counts
+from rcdm_core.metrics.resampled import RESAMPLES, Resampled
 
-RESAMPLES = 1000
 _NOTHING = 1e-10  # of the largest singular value: what is below has no direction
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """A number, what it is in the resamples [R], and the n pictures that it rests on."""
-
-    value: float
-    draws: np.ndarray
-    n: int
-
-    def estimate(self) -> Estimate:
-        """With a 95% interval as wide as the resamples, around the value instead of around their own mean.
-
-        So it is of what n pictures give on average, with the bias that n has; none with fewer than MIN_IMAGES pictures.
-        """
-        if self.n < MIN_IMAGES:
-            return Estimate(self.value, None, None, self.n)
-        low, high = interval(self.draws - self.draws.mean(), self.n)
-        return Estimate(self.value, self.value + low, self.value + high, self.n)
-
-    def p(self) -> float | None:
-        """Two-sided, of a value of 0, by Student's distribution and the spread of the resamples; None as the interval.
-
-        A count of resamples could not be less than one over their number, which a correction for many tests uses up.
-        """
-        from scipy.special import stdtr
-
-        if self.n < MIN_IMAGES:
-            return None
-        spread = float(self.draws.std()) * (self.n / (self.n - 1)) ** 0.5
-        if spread == 0:
-            return 1.0 if self.value == 0 else 0.0
-        return float(2 * stdtr(self.n - 1, -abs(self.value) / spread))
-
-    def less(self, other: Resampled) -> Resampled:
-        """The difference, from resamples of the same pictures."""
-        return Resampled(self.value - other.value, self.draws - other.draws, min(self.n, other.n))
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
@@ -102,15 +66,8 @@ def distances(
             for move, own in ((moves, seed), (others, seed + OTHER_STREAM))
         )
         draws = values + drawn + drawn_of_reference
-    found = [Resampled(float(value), draws[:, i], min(n, m)) for i, value in enumerate(values)]
+    found = [Resampled(float(value), draws[:, i], min(n, m), (0.0, math.inf)) for i, value in enumerate(values)]
     return found[: len(sets)], found[len(sets) :]
-
-
-def over_images(statistic: Callable[[np.ndarray], float], n: int, *, seed: int, resamples: int) -> Resampled:
-    """statistic(rows) of all n pictures and of resamples of them."""
-    rng = np.random.default_rng(seed)
-    draws = [statistic(rng.integers(0, n, n)) for _ in range(resamples if n >= MIN_IMAGES else 0)]
-    return Resampled(statistic(np.arange(n)), np.array(draws), n)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Kernels and distances are computed once for all halves, in blocks of rows, so th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -54,9 +55,17 @@ def _kernel_sums(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarra
     return total
 
 
+@dataclass(frozen=True)
+class Covered:
+    """The share of pictures that are in a ball, [R]; and over the first row of R, which [n] of the pictures are."""
+
+    shares: np.ndarray
+    first: np.ndarray
+
+
 def precision_recall(
     sets: Sequence[np.ndarray], reference: np.ndarray, chosen: np.ndarray, *, neighbours: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[tuple[Covered, Covered]]:
     """Precision and recall (Kynkäänniemi et al., 2019) of each set [n, dim] over each row of `chosen` [R, n].
 
     The share of a set's pictures that lie in the ball of some picture of the reference, which reaches to its
@@ -87,8 +96,8 @@ def _radii(x: np.ndarray, chosen: np.ndarray, neighbours: int) -> np.ndarray:
     return radii
 
 
-def _covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The share of the points that count which are in a ball, [R]."""
+def _covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray, chosen: np.ndarray) -> Covered:
+    """Of the points that count, those which are in a ball."""
     import torch
 
     inside = np.zeros(chosen.shape, dtype=bool)
@@ -96,7 +105,8 @@ def _covered(points: np.ndarray, centres: np.ndarray, radii: np.ndarray, chosen:
         distances = torch.cdist(torch.from_numpy(points[block]), torch.from_numpy(centres)).numpy()
         for row, radius in zip(inside, radii, strict=True):
             row[block] = (distances <= radius).any(axis=1)
-    return np.asarray((inside & chosen).sum(axis=1) / chosen.sum(axis=1))
+    inside &= chosen
+    return Covered(inside.sum(axis=1) / chosen.sum(axis=1), inside[0])
 
 
 def _blocks(n: int, columns: int) -> Iterator[slice]:

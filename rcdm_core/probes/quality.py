@@ -18,8 +18,9 @@ import numpy as np
 from rcdm_core.data.images import content_hash
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics import fidelity
-from rcdm_core.metrics.frechet import Resampled, distances
+from rcdm_core.metrics.frechet import distances
 from rcdm_core.metrics.paired import Difference, together
+from rcdm_core.metrics.resampled import Resampled
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import BLOCK, draw
 from rcdm_core.probes.encoding import h_of

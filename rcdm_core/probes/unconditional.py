@@ -15,8 +15,8 @@ import numpy as np
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import bootstrap_ratio, wilson
-from rcdm_core.metrics.frechet import RESAMPLES, Resampled, over_images
 from rcdm_core.metrics.paired import Difference, compare_each, together
+from rcdm_core.metrics.resampled import RESAMPLES, Resampled, over_images
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import Drawn, blocks, draw
 from rcdm_core.probes.kernel_density import PARAMETERS, Density, density, stream

@@ -80,8 +80,10 @@ def write_report(
         )
     ]
     note = (
-        "p: two-sided, by Student's distribution, from resamples of the same pictures for both models; corrected: "
-        "Holm's, for the number of rows. Fréchet distances are over the real pictures' variance."
+        "p: two-sided, by Student's distribution, from resamples of the same pictures for both models, for precision "
+        "and recall the larger one of that and of the p by the pictures that count for one model only; –: too few "
+        "pictures, or resamples that do not vary; corrected: Holm's, for the number of rows. Fréchet distances are "
+        "over the real pictures' variance."
     )
     more = [*(replace(one, note=note, digits=4) for one in differences(found, "")), *more]
     caption = "The first samples by content id, and real pictures at the generator's size: nobody chose them."
