@@ -342,6 +342,8 @@ def _given(image: Any) -> Pictures:
             return Pictures(sorted(found, key=lambda picture: picture.name), found.notes)
         if not path.exists():
             raise RCDMError(f"There is no picture {path}; check the name given with --image.")
+        if not path.is_file():  # opening a named pipe would wait for ever
+            raise RCDMError(f"{path} is not a regular file; give a picture with --image.")
         try:
             open_image(path)
         except UnreadableImage as error:

@@ -53,8 +53,8 @@ def run_probe(
     encoder it is of; what they lack is computed.
     params: the probe's own parameters.
 
-    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device, and for an
-    `out` among the pictures that are read.
+    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device, and for
+    an `out` among the pictures that are read.
     """
     from rcdm_core import registry
     from rcdm_core.model import share_representations
