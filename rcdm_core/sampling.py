@@ -12,8 +12,9 @@ import torch
 from rcdm_core import defaults, samplers
 from rcdm_core.atomic import make_folder, replacing
 from rcdm_core.errors import RCDMError
+from rcdm_core.out_folder import refuse_among_pictures
 from rcdm_core.probes.encoding import h_of
-from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, read_arrays
+from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, read_arrays, trained_from
 from rcdm_core.progress import Reporter
 from rcdm_core.report.grid import GridRow, draw_grid, to_pil
 
@@ -44,7 +45,7 @@ def sample_images(
     images  files, folders, PIL pictures or float tensors [3, H, W] in [0, 1]; empty: held-out ones of the training
 
     Raises RCDMError for a picture that cannot be read or is given to an unconditional model, for steps that the sampler
-    cannot take, and when the folder cannot be written or is that of a picture given, which would be overwritten.
+    cannot take, and when the folder cannot be written or is among the pictures that are read.
     """
     if images and not model.h_dim:
         raise RCDMError(
@@ -52,7 +53,7 @@ def sample_images(
             "give another --model."
         )
     samplers.check_steps(sampler, model.diffusion, steps)
-    _refuse_folder_of_pictures(images, out)
+    refuse_among_pictures(out, images, () if images or not model.h_dim else [trained_from(model)])
     reporter = progress or Reporter()
     folder = make_folder(out)
     pictures: list[Picture | None] = [None]
@@ -95,18 +96,6 @@ def sample_images(
         titles=[f"samples of {model.name}"],
         picture_title="picture" if model.h_dim else "",
     )
-
-
-def _refuse_folder_of_pictures(images: Sequence[Any], out: Path) -> None:
-    """Samples are named after their pictures: beside these, they could take the place of the user's own files."""
-    for image in images:
-        if isinstance(image, (str, Path)):
-            path = Path(image)
-            if Path(out).resolve() == (path if path.is_dir() else path.parent).resolve():
-                raise RCDMError(
-                    f"--out {out} is the folder of {path}, where samples could overwrite your pictures; choose another "
-                    "--out."
-                )
 
 
 def _file_names(pictures: Sequence[Picture | None]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from exact_rcdm import ExactRCDM
 from PIL import Image
 
 import rcdm_core
+from rcdm_core.errors import RCDMError
 from rcdm_core.probes.opening import few
 from rcdm_core.probes.pictures import Pictures, choose
 
@@ -80,6 +82,13 @@ def test_a_folder_is_all_of_its_pictures_by_name(tmp_path: Path) -> None:
     # beside a file that is in it
     both = given(folder / "b.png", folder)
     assert [picture.name for picture in both] == ["b.png", "a.BMP", "sub/c.png"]
+
+
+def test_a_named_pipe_is_no_picture_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "p.png"
+    os.mkfifo(pipe)
+    with pytest.raises(RCDMError, match=r"p\.png is not a regular file; give"):
+        given(pipe)
 
 
 def test_the_note_on_too_few_is_english() -> None:

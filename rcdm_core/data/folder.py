@@ -113,6 +113,11 @@ class ImageFolder(ImageSource):
         self.ids = [content_id for _, content_id in found]
 
 
+def is_called_picture(path: Path) -> bool:
+    """Whether a folder's reader takes a file of that name for a picture."""
+    return path.suffix.lower() in _endings() | _NEEDING_A_DECODER
+
+
 def _image_files(root: Path, endings: set[str]) -> list[Path]:
     """Every file below `root` with one of the endings, files before links, each group in alphabetical order."""
     try:
@@ -132,7 +137,18 @@ def _image_files(root: Path, endings: set[str]) -> list[Path]:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
-    """Files below `root`, and whether a link leads there. Linked folders come last: a folder goes by its own name."""
+    """Files below `root`, and whether a link leads there."""
+    for _, linked, files in walk_folders(root):
+        for entry in files:
+            yield Path(entry.path), linked or entry.is_symlink()
+
+
+def walk_folders(root: Path) -> Iterator[tuple[Path, bool, list[os.DirEntry[str]]]]:
+    """`root` and the folders below it, each once: the folder, whether a link leads there, and its files.
+
+    Hidden ones are left out. Linked folders come last: a folder goes by its own name. Raises RCDMError for one that
+    cannot be read.
+    """
     folders: list[tuple[Path, bool]] = [(root, False)]
     linked_folders: list[tuple[Path, bool]] = []
     entered: set[tuple[int, int]] = set()
@@ -150,17 +166,17 @@ def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
             raise RCDMError(
                 f"The folder {folder} cannot be read ({error.strerror}): make it readable or move it out of {root}."
             ) from error
+        files = []
         for entry in listing:
             if entry.name.startswith("."):
                 continue
-            path = Path(entry.path)
-            if _is_folder(entry):
-                if entry.is_symlink():
-                    linked_folders.append((path, True))
-                else:
-                    folders.append((path, linked))
+            if not _is_folder(entry):
+                files.append(entry)
+            elif entry.is_symlink():
+                linked_folders.append((Path(entry.path), True))
             else:
-                yield path, linked or entry.is_symlink()
+                folders.append((Path(entry.path), linked))
+        yield folder, linked, files
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

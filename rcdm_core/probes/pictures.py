@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,14 +164,20 @@ def fit_of(model: RCDM) -> str:
     return model.config.data.fit if model.config.data is not None else "crop"
 
 
+def trained_from(model: RCDM) -> Mapping[str, Any] | None:
+    """The description of the set that the model was trained on (`ImageSource.describe`); None where it has none."""
+    return None if model.config.data is None else model.config.data.description
+
+
 def default_data(model: RCDM) -> ImageSource | None:
     """The pictures that the model was trained and held out on, or None where they are no longer there."""
     from rcdm_core.data.shapes import open_data
 
-    if model.config.data is None:
+    described = trained_from(model)
+    if described is None:
         return None
     try:
-        return open_data(model.config.data.description["path"], fit=model.config.data.fit)
+        return open_data(described["path"], fit=fit_of(model))
     except RCDMError:
         return None
 
@@ -336,6 +342,8 @@ def _given(image: Any) -> Pictures:
             return Pictures(sorted(found, key=lambda picture: picture.name), found.notes)
         if not path.exists():
             raise RCDMError(f"There is no picture {path}; check the name given with --image.")
+        if not path.is_file():  # opening a named pipe would wait for ever
+            raise RCDMError(f"{path} is not a regular file; give a picture with --image.")
         try:
             open_image(path)
         except UnreadableImage as error:

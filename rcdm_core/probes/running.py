@@ -12,8 +12,10 @@ import rcdm_core
 from rcdm_core import defaults
 from rcdm_core.atomic import make_folder
 from rcdm_core.errors import PictureGone, RCDMError
+from rcdm_core.out_folder import refuse_among_pictures
 from rcdm_core.probes.base import Context, Result
 from rcdm_core.probes.keeping import forget
+from rcdm_core.probes.pictures import fit_of, trained_from
 from rcdm_core.progress import Reporter
 from rcdm_core.weights_given import weights_of_each
 
@@ -51,7 +53,8 @@ def run_probe(
     encoder it is of; what they lack is computed.
     params: the probe's own parameters.
 
-    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device.
+    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device, and for
+    an `out` among the pictures that are read.
     """
     from rcdm_core import registry
     from rcdm_core.model import share_representations
@@ -72,12 +75,16 @@ def run_probe(
     share_representations(loaded, files)
     for model in loaded:
         check_steps(sampler, model.diffusion, steps)
+    source = _open(data, loaded[0])
+    # Probes take further pictures from what their models were trained on.
+    read = [None if source is None else source.describe(), *map(trained_from, loaded)]
+    refuse_among_pictures(out, images or (), read)
     context = Context(
         probe=probe,
         models=loaded,
         names=_distinct([model.name for model in loaded]),
         images=list(images or []),
-        data=_open(data, loaded[0]),
+        data=source,
         out=make_folder(Path(out)),
         seed=seed,
         precision=precision,
@@ -146,7 +153,6 @@ def _load(model: RCDM | str | Path, device: str | None, provider: str | None, we
 def _open(data: ImageSource | str | Path | None, model: RCDM) -> ImageSource | None:
     if isinstance(data, (str, Path)):
         from rcdm_core.data.shapes import open_data
-        from rcdm_core.probes.pictures import fit_of
 
         return open_data(str(data), fit=fit_of(model))
     return data

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from rcdm_core.atomic import explain_failures, make_folder, refuse_dangling, sync_file, sync_folder
+from rcdm_core.data.folder import is_called_picture
 from rcdm_core.data.shapes import open_data
 from rcdm_core.data.source import data_fingerprint
 from rcdm_core.encoder import Fingerprint, compare_fingerprints, fingerprint, load_encoder
 from rcdm_core.errors import RCDMError
 from rcdm_core.locks import holding
 from rcdm_core.memory import keep_freed_memory
+from rcdm_core.out_folder import refuse_among_pictures
 from rcdm_core.precision import resolve_device, resolve_precision
 from rcdm_core.progress import Reporter
 from rcdm_core.provider import Provider
@@ -83,6 +85,8 @@ def encode(
     if weights and "://" not in weights:
         weights = os.path.abspath(os.path.expanduser(weights))
     source = open_data(str(data), fit=fit, keep_duplicates=keep_duplicates)
+    if is_called_picture(out):
+        refuse_among_pictures(out, sets=[source.describe()])
     encoder = load_encoder(found, weights=weights, device=place, options=complete)
     if not encoder.dim:
         raise RCDMError(f"Provider {name} gives no h that could be written; choose another --provider.")
