@@ -12,6 +12,7 @@ import rcdm_core
 from rcdm_core import defaults
 from rcdm_core.atomic import make_folder
 from rcdm_core.errors import PictureGone, RCDMError
+from rcdm_core.naming import of_models
 from rcdm_core.probes.base import Context, Result
 from rcdm_core.probes.keeping import forget
 from rcdm_core.progress import Reporter
@@ -75,7 +76,7 @@ def run_probe(
     context = Context(
         probe=probe,
         models=loaded,
-        names=_distinct([model.name for model in loaded]),
+        names=of_models([model.name for model in loaded]),
         images=list(images or []),
         data=_open(data, loaded[0]),
         out=make_folder(Path(out)),
@@ -150,13 +151,3 @@ def _open(data: ImageSource | str | Path | None, model: RCDM) -> ImageSource | N
 
         return open_data(str(data), fit=fit_of(model))
     return data
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind those that occurred before."""
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return result
