@@ -52,7 +52,8 @@ def run_probe(
     encoder it is of; what they lack is computed.
     params: the probe's own parameters.
 
-    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device.
+    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device, and for a
+    value that the probe does not accept.
     """
     from rcdm_core import registry
     from rcdm_core.model import share_representations
@@ -65,6 +66,7 @@ def run_probe(
         raise RCDMError(f"There is no probe {name!r}; {hint}there are {', '.join(known)}.")
     probe = known[name]
     complete = probe.complete(params)
+    probe.accept(complete, given=bool(images))
     if not models:
         raise RCDMError(f"The probe {name} needs a trained model; give one with --model RUN.")
     checkpoints = weights_of_each(weights, len(models))
