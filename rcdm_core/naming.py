@@ -5,10 +5,25 @@ from __future__ import annotations
 import collections
 from collections.abc import Sequence
 
+# What probes write into a result's aggregates beside the models, whose names are keys there too.
+RESERVED = frozenset({"checkpoints", "comparisons", "differences", "moves", "other_images", "probes"})
+
 
 def some(names: Sequence[str]) -> str:
     """The first three, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def of_models(names: Sequence[str]) -> list[str]:
+    """The names as keys of results: none is RESERVED, and those that occurred before have a number behind them."""
+    result: list[str] = []
+    for given in names:
+        name = f"model {given}" if given in RESERVED else given
+        number = 1
+        while (own := name if number == 1 else f"{name} ({number})") in result:
+            number += 1
+        result.append(own)
+    return result
 
 
 def clashes(names: Sequence[str]) -> dict[str, list[int]]:

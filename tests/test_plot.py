@@ -16,6 +16,7 @@ from rcdm_core.report import plot
 from rcdm_core.report.html import _environment
 from rcdm_core.report.page import Table
 from rcdm_core.report.plot import Line, plot_bars, plot_dots, plot_lines
+from rcdm_core.report.retention import draw_bars
 
 
 def estimate(value: float | None, low: float | None = None, high: float | None = None) -> dict[str, Any]:
@@ -95,3 +96,28 @@ def test_labels_below_bars_do_not_touch(n: int, drawn: list[Figure], tmp_path: P
             height = left.get_fontsize() * drawn[0].dpi / 72
             assert apart * np.sin(np.radians(left.get_rotation())) > height
     assert (labels[0].get_rotation() == 0) == (n < 510)
+
+
+ODD = [r"m$\bad$x", "_hidden"]
+
+
+def test_names_are_drawn_as_they_are_and_all_are_in_the_legend(drawn: list[Figure], tmp_path: Path) -> None:
+    """Also those that matplotlib takes for formulas, or for labels that no legend is to have."""
+    found = [estimate(0.4, 0.3, 0.5)] * len(ODD)
+    level = {"level": [0.1] * len(ODD), "level_label": "_chance"}
+    pages = [
+        plot_dots(tmp_path / "a.png", ODD, {name: [None, *found[1:]] for name in ODD}, x_label="$x"),
+        plot_bars(tmp_path / "b.png", ODD, dict.fromkeys(ODD, found), **level, x_label="$x$", y_label="$y$"),
+        plot_lines(
+            tmp_path / "c.png", {"$a$": [Line(name, [0, 1], found[:2]) for name in ODD]}, x_label="$x$", y_label="y"
+        ),
+    ]
+    legends = [[text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in drawn]
+    assert [sorted(names) for names in legends] == [sorted(ODD), sorted([*ODD, "_chance"]), sorted(ODD)]
+    assert all(name in page for page in pages for name in ODD)  # as texts of the page
+
+
+def test_retention_of_models_with_odd_names(tmp_path: Path) -> None:
+    measures = {key: estimate(0.4) for key in ("rendered", "decodable", "sample_variance")}
+    attribute = {**measures, "verdict": "kept"}
+    assert draw_bars(tmp_path / "a.png", ODD, {name: {"attributes": {"size": attribute}} for name in ODD}).is_file()

@@ -16,7 +16,7 @@ from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.probes.adversarial_look import AWAY, LEAST, NEXT, Attacked, look
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import UNKNOWN, Classifier, Divided, accuracy, classifiers, divide, share, short
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, labels_of, pictures_of
+from rcdm_core.probes.opening import check_conditional, data_of, few, labels_of, only_with, pictures_of
 from rcdm_core.probes.pictures import Pictures
 from rcdm_core.probes.wording import percent
 from rcdm_core.provider import Option
@@ -29,22 +29,29 @@ if TYPE_CHECKING:
 UNITS = "in units of the [0, 1] image at the encoder's input size"
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for an attack or epsilons that make no sense, and for what the attack does not read."""
+    from rcdm_core.metrics.attack import ATTACKS
+
+    if params["attack"] not in ATTACKS:
+        raise RCDMError(f"There is no attack {params['attack']!r}; expected {' or '.join(ATTACKS)}.")
+    if min(params["epsilons"]) < 0 or max(params["epsilons"]) > 1 or params["step"] < 0:
+        raise RCDMError(f"Epsilons are {UNITS}, from 0 to 1, and the step is at least 0; check --epsilons and --step.")
+    names = ["attack_steps", "step"]
+    only_with(params, PROBE.parameters, names, reads=params["attack"] == "pgd", remedy="--attack pgd")
+
+
 def run(context: Context) -> Result:
     """Attack held-out pictures with each epsilon, and draw samples of the attacked h of the first ones.
 
     Raises RCDMError for parameters out of range, an unconditional model, an encoder without a gradient, or labels that
     are not enough.
     """
-    from rcdm_core.metrics.attack import ATTACKS, Attack, check_differentiable
+    from rcdm_core.metrics.attack import Attack, check_differentiable
     from rcdm_core.report.adversarial import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, attacked=1, rows=0, attack_steps=1, fit=4, test=2)
-    if params["attack"] not in ATTACKS:
-        raise RCDMError(f"There is no attack {params['attack']!r}; expected {' or '.join(ATTACKS)}.")
     epsilons = sorted(set(params["epsilons"]))
-    if epsilons[0] < 0 or epsilons[-1] > 1 or params["step"] < 0:
-        raise RCDMError(f"Epsilons are {UNITS}, from 0 to 1, and the step is at least 0; check --epsilons and --step.")
     check_conditional(context)
     for name, model in zip(context.names, context.models, strict=True):
         check_differentiable(model.encoder, name)
@@ -273,4 +280,6 @@ PROBE = Probe(
         "test": Option(int, 1000, "held-out pictures that it is tested on, at most"),
     },
     run=run,
+    least={"samples": 1, "count": 1, "attacked": 1, "rows": 0, "attack_steps": 1, "fit": 4, "test": 2},
+    check=check,
 )

@@ -17,7 +17,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.interpolation import tuples
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, pictures_of, pool_of
+from rcdm_core.probes.opening import check_conditional, data_of, few, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import percent, said
@@ -41,7 +41,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.arithmetic import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, pool=0)
     check_conditional(context)
     data = data_of(context)
     pictures = _pictures(context, data)
@@ -196,4 +195,6 @@ PROBE = Probe(
         "pool": Option(int, 256, "held-out pictures that random pairs are made of; 0: the ones looked at"),
     },
     run=run,
+    least={"samples": 1, "count": 1, "pool": 0},
+    unless_given=("count",),
 )

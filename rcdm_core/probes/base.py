@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,7 +42,10 @@ class Probe:
     figure      what of the paper it reproduces, such as "figures 3, 25 and 26"
     parameters  its own options, by name, beside those that every probe has
     run         run(context) -> Result; called again where a picture of a set goes away meanwhile
-    least       the smallest value of a parameter that makes sense, where that is not 1: the probe `all` goes no lower
+    least       the smallest value of each parameter that has one: refused below it before anything runs
+    check       check(parameters), which raises RCDMError for other values that make no sense, alone or together: it is
+                called before anything runs, and reads nothing else
+    unless_given  parameters that are read only where no pictures are given, and not refused elsewhere
     depends     depends(parameters) -> what of this machine, in JSON's types, the result depends on beside models,
                 pictures, parameters and versions, such as whether a file is at hand: where it is another one, the probe
                 `all` runs the probe anew
@@ -58,6 +61,8 @@ class Probe:
     parameters: Mapping[str, Option]
     run: Callable[[Context], Result]
     least: Mapping[str, int] = field(default_factory=dict)
+    check: Callable[[Mapping[str, Any]], None] | None = None
+    unless_given: Collection[str] = ()
     depends: Callable[[Mapping[str, Any]], Any] | None = None
     of_sets: str | None = None
 
@@ -70,8 +75,10 @@ class Probe:
             raise TypeError(f"probe {self.name!r}: run is a function, not {self.run!r}")
         if self.of_sets is not None and (not isinstance(self.of_sets, str) or not self.of_sets):
             raise TypeError(f"probe {self.name!r}: of_sets is a text or None, not {self.of_sets!r}")
-        if self.depends is not None and not callable(self.depends):
-            raise TypeError(f"probe {self.name!r}: depends is a function or None, not {self.depends!r}")
+        for attribute in ("check", "depends"):
+            value = getattr(self, attribute)
+            if value is not None and not callable(value):
+                raise TypeError(f"probe {self.name!r}: {attribute} is a function or None, not {value!r}")
         if not isinstance(self.parameters, Mapping):
             raise TypeError(f"probe {self.name!r}: parameters is a mapping from names to Option")
         for name, option in self.parameters.items():
@@ -79,6 +86,8 @@ class Probe:
                 raise TypeError(f"probe {self.name!r}: parameter {name!r} is not an Option with a name of its own")
         if not isinstance(self.least, Mapping) or not set(self.least) <= set(self.parameters):
             raise TypeError(f"probe {self.name!r}: least is a mapping from its parameters to whole numbers")
+        if isinstance(self.unless_given, str) or not set(self.unless_given) <= set(self.parameters):
+            raise TypeError(f"probe {self.name!r}: unless_given names parameters of its own")
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter with its value: `given`, parsed and checked, over the defaults.
@@ -97,6 +106,17 @@ class Probe:
             label = f"Parameter {name} of the probe {self.name}"
             values[name] = option.default if value is None else option.validate(value, label)
         return values
+
+    def accept(self, params: Mapping[str, Any], *, given: bool) -> None:
+        """Raise RCDMError for the first of the complete parameters with a value that makes no sense.
+
+        given: whether there are pictures by name.
+        """
+        for name, least in self.least.items():
+            if params[name] < least and not (given and name in self.unless_given):
+                raise RCDMError(f"{name} is {params[name]}, but expected a whole number of at least {least}.")
+        if self.check is not None:
+            self.check(params)
 
 
 _COMMON = frozenset(

@@ -7,7 +7,7 @@ network. All may be near to h; how near, how rough the picture is as against the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.keeping import Arrays, keep
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
+from rcdm_core.probes.opening import check_conditional, data_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import said
@@ -36,6 +36,15 @@ if TYPE_CHECKING:
 METHODS = {"rcdm": "RCDM", "pixels": "gradient on pixels", "prior": "Deep Image Prior"}
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for rates and weights that nothing descends with."""
+    for name in ("rate", "prior_rate"):
+        if params[name] <= 0:
+            raise RCDMError(f"{name} is {params[name]:g}, but expected a learning rate above 0.")
+    if params["tv"] < 0:
+        raise RCDMError(f"tv is {params['tv']:g}, but expected a weight of at least 0.")
+
+
 def run(context: Context) -> Result:
     """Each picture's h by the three methods: pictures, distances to h, roughness and seconds.
 
@@ -45,12 +54,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.baselines import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, pool=0, iterations=1)
-    for name in ("rate", "prior_rate"):
-        if params[name] <= 0:
-            raise RCDMError(f"{name} is {params[name]:g}, but expected a learning rate above 0.")
-    if params["tv"] < 0:
-        raise RCDMError(f"tv is {params['tv']:g}, but expected a weight of at least 0.")
     check_conditional(context)
     for name, model in zip(context.names, context.models, strict=True):
         if not is_differentiable(model.encoder):
@@ -217,4 +220,7 @@ PROBE = Probe(
         "pool": Option(int, 256, "held-out pictures that random pairs are made of; 0: the ones looked at"),
     },
     run=run,
+    least={"samples": 1, "count": 1, "pool": 0, "iterations": 1},
+    check=check,
+    unless_given=("count",),
 )

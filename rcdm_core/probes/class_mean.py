@@ -7,6 +7,7 @@ class mean is that of their own class, beside how often that is so for real pict
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from rcdm_core.metrics.paired import compare
 from rcdm_core.naming import some
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw, pixel_variance
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, require_labels
+from rcdm_core.probes.opening import check_conditional, data_of, few, require_labels
 from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import percent, said
@@ -40,6 +41,17 @@ class Class:
     places: np.ndarray
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for classes that are given and name none."""
+    if params["classes"] and not named(params["classes"]):
+        raise RCDMError(f"classes is {params['classes']!r}, which names no class; give names with commas between them.")
+
+
+def named(classes: str) -> list[str]:
+    """The names in a text with commas between them."""
+    return [name.strip() for name in classes.split(",") if name.strip()]
+
+
 def run(context: Context) -> Result:
     """Samples of the mean h of each class, their distance from it, and which class's mean they are nearest to.
 
@@ -49,7 +61,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.class_mean import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, per_class=2)
     check_conditional(context)
     data = data_of(context)
     labels = require_labels(data)
@@ -110,7 +121,7 @@ def pick(context: Context, data: ImageSource, labels: dict[str, str]) -> tuple[P
     params = context.params
     held = held_out(data, context.models, count=len(data))
     known = sorted(set(labels.values()))
-    wanted = [name.strip() for name in params["classes"].split(",") if name.strip()]
+    wanted = named(params["classes"])
     for name in wanted:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -245,4 +256,6 @@ PROBE = Probe(
     },
     run=run,
     of_sets="takes whole classes",
+    least={"samples": 1, "count": 1, "per_class": 2},
+    check=check,
 )

@@ -20,7 +20,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
 from rcdm_core.probes.drawing import blocks
 from rcdm_core.probes.linear_probe import look
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, few
+from rcdm_core.probes.opening import check_conditional, data_of, few
 from rcdm_core.probes.wording import percent, said
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
@@ -44,7 +44,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.confidence import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, fit=4, test=2)
     check_conditional(context)
     data = data_of(context)
     divided = divide(context, data, fit=params["fit"], test=params["test"])
@@ -204,4 +203,5 @@ PROBE = Probe(
     },
     run=run,
     of_sets="takes labelled sets",
+    least={"samples": 1, "count": 1, "fit": 4, "test": 2},
 )

@@ -7,6 +7,7 @@ the generator's size, and of the samples.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from rcdm_core.probes.augmentations import CHAINS, Augmentation, augmented, chai
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.encoding import h_of, h_of_pixels
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, labels_of, pictures_of, pool_of
+from rcdm_core.probes.opening import check_conditional, data_of, labels_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays, to_array
 from rcdm_core.probes.reference import Random, gallery, random_pictures, training_pictures
 from rcdm_core.probes.wording import percent, said
@@ -57,6 +58,12 @@ class Look:
     shown: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for an unknown chain."""
+    if params["chain"] not in CHAINS:
+        raise RCDMError(f"There is no chain of augmentations {params['chain']!r}; expected {' or '.join(CHAINS)}.")
+
+
 def run(context: Context) -> Result:
     """Squared distances of h to other pictures, augmented ones and samples, for every picture and model.
 
@@ -65,9 +72,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.distances import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, pool=2, training=0)
-    if params["chain"] not in CHAINS:
-        raise RCDMError(f"There is no chain of augmentations {params['chain']!r}; expected {' or '.join(CHAINS)}.")
     check_conditional(context)
     data = data_of(context)
     pictures = pictures_of(context, data, params["count"])
@@ -359,4 +363,7 @@ PROBE = Probe(
     figure="figures 21 and 22",
     parameters=PARAMETERS,
     run=run,
+    least={"samples": 1, "count": 1, "pool": 2, "training": 0},
+    check=check,
+    unless_given=("count",),
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rcdm_core.errors import RCDMError, first_line
 from rcdm_core.probes.base import Context, Probe, Result, describe_model
 from rcdm_core.probes.conclusion import conclude
-from rcdm_core.probes.opening import check_least, data_of
+from rcdm_core.probes.opening import data_of
 from rcdm_core.probes.pictures import Pictures, choose, default_data
 from rcdm_core.provider import Option
 from rcdm_core.versions import versions
@@ -41,9 +41,8 @@ def run(context: Context) -> Result:
     """
     from rcdm_core.report.everything import write_report
 
-    check_least(context.params, count=0, samples=0)
     probes = chosen(context.params["only"], context.params["skip"])
-    own = own_options(context.params["set"], probes)
+    own = own_options(context.params["set"], probes, given=bool(context.images))
     sets = context.data is not None  # for the probes that take no pictures
     context = dataclasses.replace(context, data=data_of(context))  # opened once
     before = _before(context.out)
@@ -109,16 +108,17 @@ def chosen(only: str, skip: str) -> dict[str, Probe]:
     return {name: known[name] for name in names}
 
 
-def own_options(given: Sequence[str], probes: Mapping[str, Probe]) -> dict[str, dict[str, Any]]:
+def own_options(texts: Sequence[str], probes: Mapping[str, Probe], *, given: bool = False) -> dict[str, dict[str, Any]]:
     """PROBE.OPTION=VALUE, each a text, as values of the probes' own options, parsed: probe -> option -> value.
 
     Raises RCDMError for another form, a probe that is unknown or not among `probes`, an option that it does not have
-    (the nearest is named), a value of another type, and two values of one option.
+    (the nearest is named), a value of another type or that the probe does not accept, and two values of one option.
+    given: whether there are pictures by name.
     """
     from rcdm_core import registry
 
     own: dict[str, dict[str, Any]] = {}
-    for text in given:
+    for text in texts:
         place, equals, value = text.partition("=")
         name, dot, option = (part.strip() for part in place.partition("."))
         option = option.replace("-", "_")
@@ -135,6 +135,11 @@ def own_options(given: Sequence[str], probes: Mapping[str, Probe]) -> dict[str, 
         parsed = known[option].parse(value, f"Option {option} of the probe {name}")
         if own.setdefault(name, {}).setdefault(option, parsed) != parsed:
             raise RCDMError(f"{name}.{option} is set to {own[name][option]!r} and to {parsed!r}; leave one out.")
+    for name, values in own.items():
+        try:
+            probes[name].accept(probes[name].complete(values), given=given)
+        except RCDMError as error:
+            raise RCDMError(f"--set for the probe {name}: {error}") from error
     return own
 
 
@@ -265,4 +270,5 @@ PROBE = Probe(
         "set": Option("texts", (), "PROBE.OPTION=VALUE, a probe's own option, whatever the limits are; repeatable"),
     },
     run=run,
+    least={"count": 0, "samples": 0},
 )

@@ -10,6 +10,7 @@ every model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from rcdm_core.metrics.ranks import chance, histogram, ranks, summarise
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw
 from rcdm_core.probes.encoding import h_at_image_size, h_of
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, labels_of
+from rcdm_core.probes.opening import check_conditional, data_of, few, labels_of
 from rcdm_core.probes.other_samples import OtherSamples, read_other_samples
 from rcdm_core.probes.pictures import Pictures, choose, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
@@ -35,6 +36,12 @@ GRID_SAMPLES = 8
 GALLERIES = {"originals": "the originals", "at image size": "the pictures at the generator's size"}
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for a gallery in which nothing can be mistaken for another."""
+    if params["gallery"] == 1:
+        raise RCDMError("gallery is 1, but a gallery takes at least 2 pictures, and 0 takes all; check --gallery.")
+
+
 def run(context: Context) -> Result:
     """Ranks, reciprocal ranks and first places of every model, with ceiling and chance, and grids of samples.
 
@@ -44,7 +51,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.faithfulness import draw_rows, write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, gallery=0, rows=0)
     check_conditional(context)
     data = data_of(context)
     gallery, count = _pictures(context, data)
@@ -333,4 +339,7 @@ PROBE = Probe(
         ),
     },
     run=run,
+    least={"samples": 1, "count": 1, "gallery": 0, "rows": 0},
+    check=check,
+    unless_given=("count",),
 )

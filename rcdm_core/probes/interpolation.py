@@ -7,6 +7,7 @@ whether they follow the way, and not only that it looks like it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from rcdm_core.metrics.paths import PATHS
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.encoding import h_of
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, few, pictures_of
+from rcdm_core.probes.opening import check_conditional, data_of, few, pictures_of
 from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
 CURVES = ("to_first", "to_second", "progress")
+
+
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for a way that does not exist."""
+    pick_paths(params["path"])
 
 
 def run(context: Context) -> Result:
@@ -41,7 +47,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.interpolation import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, points=3)
     paths = pick_paths(params["path"])
     check_conditional(context)
     data = data_of(context)
@@ -209,4 +214,7 @@ PROBE = Probe(
         "count": Option(int, 5, "pairs of held-out pictures when no --image is given"),
     },
     run=run,
+    least={"samples": 1, "count": 1, "points": 3},
+    check=check,
+    unless_given=("count",),
 )

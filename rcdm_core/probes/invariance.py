@@ -9,6 +9,7 @@ what T really does.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,19 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.invariance_compare import between_models, between_transforms, named, power_notes
 from rcdm_core.probes.invariance_look import Block, image_response, look_at, moves, shifts, views_of
 from rcdm_core.probes.invariance_reference import MIN_READOUT, Reference, Usual, take_references
-from rcdm_core.probes.opening import check_least, data_of, pictures_of
+from rcdm_core.probes.opening import data_of, pictures_of
 from rcdm_core.probes.pictures import Picture, Pictures, held_out
 from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick
 from rcdm_core.probes.wording import differing
 from rcdm_core.provider import Option
 
 TOLD = 6  # differences between models in the answer
+
+
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for transforms or a strength that do not exist."""
+    pick(params["transform"])
+    check_strength(params["strength"])
 
 
 def run(context: Context) -> Result:
@@ -39,8 +46,7 @@ def run(context: Context) -> Result:
 
     params = context.params
     rows = pick(params["transform"])
-    strength = check_strength(params["strength"])
-    check_least(params, samples=1, count=1, pool=0)
+    strength = params["strength"]
     data = data_of(context)
     pictures = pictures_of(context, data, params["count"])
     result = context.begin(pictures, data, transforms={t.name: t.says(strength) for t in rows})
@@ -282,4 +288,7 @@ PROBE = Probe(
         "pool": Option(int, 256, "more held-out pictures, for random pairs and linear readouts; 0: none"),
     },
     run=run,
+    least={"samples": 1, "count": 1, "pool": 0},
+    check=check,
+    unless_given=("count",),
 )

@@ -7,8 +7,9 @@ p(h) = 1/N Σ N(h; f(x_n), Iσ), σ = 0.01: one of N pictures' h and Gaussian no
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -55,16 +56,20 @@ def stream(k: int) -> str:
     return hashlib.sha256(f"kernel density {k}".encode()).hexdigest()
 
 
-def density(context: Context, m: int, data: ImageSource | None) -> Density:
-    """The density over the h of model m's source.
-
-    Raises RCDMError for parameters out of range, or fewer than three pictures of it at hand.
-    """
-    params, name, model = context.params, context.names[m], context.models[m]
+def check_density(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for a source or noise that does not exist."""
     if params["std"] < 0:
         raise RCDMError(f"std is {params['std']:g}, but expected a standard deviation of at least 0.")
     if params["source"] not in (TRAINING, DATA):
         raise RCDMError(f"source is {params['source']!r}, but expected {TRAINING} or {DATA}.")
+
+
+def density(context: Context, m: int, data: ImageSource | None) -> Density:
+    """The density over the h of model m's source.
+
+    Raises RCDMError for fewer than three pictures of it at hand.
+    """
+    params, name, model = context.params, context.names[m], context.models[m]
     if params["source"] == TRAINING:
         found = training_pictures(model, data, params["training"])
         remedy = f"give their folder with --data, or --source {DATA} for the density over what is there"

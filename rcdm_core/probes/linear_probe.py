@@ -6,6 +6,7 @@ encoded again, beside the real pictures at the samples' size.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
 from rcdm_core.probes.drawing import blocks, draw
 from rcdm_core.probes.encoding import h_at_image_size
-from rcdm_core.probes.opening import check_conditional, check_least, data_of
+from rcdm_core.probes.opening import check_conditional, data_of
 from rcdm_core.probes.pictures import fit_of, read_arrays
 from rcdm_core.probes.wording import percent
 from rcdm_core.provider import Option
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 SHOWN_ROWS = 24
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for a cross-validation in one part."""
+    if params["folds"] == 1:
+        raise RCDMError("folds is 1, but a cross-validation takes at least 2, and 0 tests on held-out pictures alone.")
+
+
 def run(context: Context) -> Result:
     """The accuracy of each model's linear probe on held-out pictures and on samples of their h.
 
@@ -36,9 +43,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.linear_probe import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, fit=4, test=2, folds=0)
-    if params["folds"] == 1:
-        raise RCDMError("folds is 1, but a cross-validation takes at least 2, and 0 tests on held-out pictures alone.")
     check_conditional(context)
     data = data_of(context)
     divided = divide(context, data, fit=params["fit"], test=params["test"], parts=params["folds"])
@@ -164,4 +168,6 @@ PROBE = Probe(
     },
     run=run,
     of_sets="takes labelled sets",
+    least={"samples": 1, "count": 1, "fit": 4, "test": 2, "folds": 0},
+    check=check,
 )

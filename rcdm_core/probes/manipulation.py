@@ -7,7 +7,7 @@ move, in every attribute and in h, beyond the spread of the samples of the h as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from rcdm_core.metrics.paired import Difference, compare, compare_each, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks
 from rcdm_core.probes.manipulation_look import WHICH, H, Look, look_at, threshold
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
+from rcdm_core.probes.opening import check_conditional, data_of, only_with, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, gallery, random_pictures, training_pictures
 from rcdm_core.probes.wording import said
@@ -36,6 +36,20 @@ MEASURES = (*ATTRIBUTES, H)
 SHOWN_ROWS = 24
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for a mode, set or share that does not exist, and for what the mode does not read."""
+    if params["mode"] not in (ZERO, SWAP) or params["among"] not in AMONG:
+        raise RCDMError(
+            f"mode is {params['mode']!r} and among is {params['among']!r}; expected {ZERO} or {SWAP}, and "
+            f"{' or '.join(AMONG)}."
+        )
+    if not 0 < params["share"] <= 0.5:
+        raise RCDMError(f"share is {params['share']:g}, but expected a number above 0 and at most 0.5.")
+    only_with(params, PROBE.parameters, ["partner"], reads=params["mode"] == SWAP, remedy=f"--mode {SWAP}")
+    among = AMONG[1]
+    only_with(params, PROBE.parameters, ["training"], reads=params["among"] == among, remedy=f"--among {among}")
+
+
 def run(context: Context) -> Result:
     """Samples of h with its most and with its least common dimensions changed, and what changes in them.
 
@@ -44,14 +58,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.manipulation import write_report
 
     params = context.params
-    check_least(params, samples=2, count=1, neighbours=1, pool=2, training=0)
-    if params["mode"] not in (ZERO, SWAP) or params["among"] not in AMONG:
-        raise RCDMError(
-            f"mode is {params['mode']!r} and among is {params['among']!r}; expected {ZERO} or {SWAP}, and "
-            f"{' or '.join(AMONG)}."
-        )
-    if not 0 < params["share"] <= 0.5:
-        raise RCDMError(f"share is {params['share']:g}, but expected a number above 0 and at most 0.5.")
     check_conditional(context)
     data = data_of(context)
     pictures = pictures_of(context, data, params["count"])
@@ -115,12 +121,10 @@ def partners_of(context: Context, pictures: Pictures) -> list[Picture] | None:
 
     Pictures that a model was trained on are passed over, unless there is no other.
 
-    Raises RCDMError where there is none, or it is not swapped.
+    Raises RCDMError where there is none.
     """
     given = context.params["partner"]
     if context.params["mode"] != SWAP:
-        if given:
-            raise RCDMError("--partner is for swapping; give --mode swap with it, or leave it out.")
         return None
     if given:
         one = choose([given], None, context.models, count=1)[0]
@@ -297,5 +301,7 @@ PROBE = Probe(
         "training": Option(int, 5000, "pictures of the training to look for neighbours among; 0: all"),
     },
     run=run,
-    least={"samples": 2, "pool": 2},
+    least={"samples": 2, "count": 1, "neighbours": 1, "pool": 2, "training": 0},
+    check=check,
+    unless_given=("count",),
 )

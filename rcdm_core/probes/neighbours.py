@@ -21,7 +21,7 @@ from rcdm_core.metrics.paired import compare, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import Drawn, blocks, draw
 from rcdm_core.probes.encoding import BATCH, h_of
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
+from rcdm_core.probes.opening import check_conditional, data_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays
 from rcdm_core.probes.reference import gallery, training_pictures
 from rcdm_core.probes.wording import percent
@@ -67,7 +67,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.neighbours import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, pool=LEAST_POOL, training=0, shown=1, rows=0)
     check_conditional(context)
     data = data_of(context)
     pictures = pictures_of(context, data, params["count"])
@@ -351,4 +350,6 @@ PROBE = Probe(
         "rows": Option(int, 12, "pictures shown with their first sample's nearest"),
     },
     run=run,
+    least={"samples": 1, "count": 1, "pool": LEAST_POOL, "training": 0, "shown": 1, "rows": 0},
+    unless_given=("count",),
 )

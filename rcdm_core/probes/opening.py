@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,19 @@ from rcdm_core.probes.pictures import Pictures, choose, default_data, held_out
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
     from rcdm_core.probes.base import Context
+    from rcdm_core.provider import Option
 
 
-def check_least(params: Mapping[str, Any], **least: int) -> None:
-    """Raise RCDMError for the first of the named parameters that is below its least value."""
-    for name, value in least.items():
-        if params[name] < value:
-            raise RCDMError(f"{name} is {params[name]}, but expected a whole number of at least {value}.")
+def only_with(
+    params: Mapping[str, Any], declared: Mapping[str, Option], names: Sequence[str], *, reads: bool, remedy: str
+) -> None:
+    """Raise RCDMError for the first of the named parameters that has a value of its own although nothing reads it.
+
+    reads: whether something does. remedy: what to give so that something does.
+    """
+    for name in names:
+        if not reads and params[name] != declared[name].default:
+            raise RCDMError(f"--{name.replace('_', '-')} is for {remedy}; give that with it, or leave it out.")
 
 
 def check_conditional(context: Context) -> None:

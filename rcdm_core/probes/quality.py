@@ -25,8 +25,8 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import BLOCK, draw
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.keeping import Arrays, keep_encoded
-from rcdm_core.probes.kernel_density import PARAMETERS, density, stream
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, few
+from rcdm_core.probes.kernel_density import PARAMETERS, check_density, density, stream
+from rcdm_core.probes.opening import check_conditional, data_of, few, only_with
 from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import reading
 from rcdm_core.probes.wording import said
@@ -42,6 +42,16 @@ SETS = ("samples", "real", "reference")
 FRECHET = "Fréchet distance"
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for drawings that do not exist, and for what the drawing and the space do not read."""
+    if params["drawing"] not in (CONDITIONAL, UNCONDITIONAL):
+        raise RCDMError(f"drawing is {params['drawing']!r}, but expected {CONDITIONAL} or {UNCONDITIONAL}.")
+    check_density(params)
+    drawn = params["drawing"] == UNCONDITIONAL
+    only_with(params, PROBE.parameters, [*PARAMETERS], reads=drawn, remedy=f"--drawing {UNCONDITIONAL}")
+    only_with(params, PROBE.parameters, ["space_weights"], reads=bool(params["space"]), remedy="--space NAME")
+
+
 def run(context: Context) -> Result:
     """Fréchet distances, and torch-fidelity's measures where they can be had, of samples and of real pictures.
 
@@ -51,9 +61,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.quality import draw_rows, write_report
 
     params = context.params
-    check_least(params, count=2, training=0, shown=0)
-    if params["drawing"] not in (CONDITIONAL, UNCONDITIONAL):
-        raise RCDMError(f"drawing is {params['drawing']!r}, but expected {CONDITIONAL} or {UNCONDITIONAL}.")
     check_conditional(context)
     weights = fidelity.find_weights(params["inception"])
     data = data_of(context)
@@ -285,6 +292,7 @@ PROBE = Probe(
     },
     run=run,
     of_sets="compares sets of pictures",
-    least={"count": 2},
     depends=lambda params: fidelity.find_weights(params["inception"]) is not None,
+    least={"count": 2, "training": 0, "shown": 0},
+    check=check,
 )

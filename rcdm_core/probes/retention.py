@@ -30,7 +30,7 @@ from rcdm_core.metrics.retention import (
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.encoding import h_of
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of
+from rcdm_core.probes.opening import check_conditional, data_of, pictures_of
 from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
 from rcdm_core.probes.retention_class import NONE, labels_of, one_hot, train_judge, usable_labels
@@ -98,7 +98,6 @@ def measured(context: Context) -> Measured:
     Raises RCDMError as `run`.
     """
     params = context.params
-    check_least(params, samples=1, count=MIN_PICTURES, pool=0, rows=0, judge_pictures=0)
     check_conditional(context)
     data = data_of(context)
     pictures = _unseen(context, pictures_of(context, data, params["count"], what=None))
@@ -346,5 +345,6 @@ PROBE = Probe(
         "rows": Option(int, 6, "pictures shown with their samples"),
     },
     run=run,
-    least={"count": MIN_PICTURES},
+    least={"samples": 1, "count": MIN_PICTURES, "pool": 0, "rows": 0, "judge_pictures": 0},
+    unless_given=("count",),
 )

@@ -12,6 +12,7 @@ import rcdm_core
 from rcdm_core import defaults
 from rcdm_core.atomic import make_folder
 from rcdm_core.errors import PictureGone, RCDMError
+from rcdm_core.naming import of_models
 from rcdm_core.out_folder import refuse_among_pictures
 from rcdm_core.probes.base import Context, Result
 from rcdm_core.probes.keeping import forget
@@ -53,8 +54,8 @@ def run_probe(
     encoder it is of; what they lack is computed.
     params: the probe's own parameters.
 
-    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device, and for
-    an `out` among the pictures that are read.
+    Raises RCDMError for an unknown probe (the nearest is named), parameter, model, picture, folder or device, for a
+    value that the probe does not accept, and for an `out` among the pictures that are read.
     """
     from rcdm_core import registry
     from rcdm_core.model import share_representations
@@ -67,6 +68,7 @@ def run_probe(
         raise RCDMError(f"There is no probe {name!r}; {hint}there are {', '.join(known)}.")
     probe = known[name]
     complete = probe.complete(params)
+    probe.accept(complete, given=bool(images))
     if not models:
         raise RCDMError(f"The probe {name} needs a trained model; give one with --model RUN.")
     checkpoints = weights_of_each(weights, len(models))
@@ -82,7 +84,7 @@ def run_probe(
     context = Context(
         probe=probe,
         models=loaded,
-        names=_distinct([model.name for model in loaded]),
+        names=of_models([model.name for model in loaded]),
         images=list(images or []),
         data=source,
         out=make_folder(Path(out)),
@@ -156,13 +158,3 @@ def _open(data: ImageSource | str | Path | None, model: RCDM) -> ImageSource | N
 
         return open_data(str(data), fit=fit_of(model))
     return data
-
-
-def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind those that occurred before."""
-    seen: dict[str, int] = {}
-    result = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return result

@@ -16,7 +16,7 @@ from rcdm_core.metrics.paired import compare
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw, pixel_variance
 from rcdm_core.probes.encoding import h_at_image_size, h_of
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
+from rcdm_core.probes.opening import check_conditional, data_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import said
@@ -38,7 +38,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.samples import write_report
 
     params = context.params
-    check_least(params, samples=1, count=1, pool=0, seeds=1, beside=0)
     check_conditional(context)
     data = data_of(context)
     pictures = pictures_of(context, data, params["count"])
@@ -212,4 +211,6 @@ PROBE = Probe(
         "pool": Option(int, 256, "held-out pictures that random pairs are made of; 0: the ones looked at"),
     },
     run=run,
+    least={"samples": 1, "count": 1, "pool": 0, "seeds": 1, "beside": 0},
+    unless_given=("count",),
 )

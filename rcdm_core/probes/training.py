@@ -146,4 +146,5 @@ PROBE = Probe(
     },
     run=run,
     least=RETENTION.least,
+    unless_given=RETENTION.unless_given,
 )

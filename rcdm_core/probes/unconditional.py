@@ -19,9 +19,9 @@ from rcdm_core.metrics.paired import Difference, compare_each, together
 from rcdm_core.metrics.resampled import RESAMPLES, Resampled, over_images
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import Drawn, blocks, draw
-from rcdm_core.probes.kernel_density import PARAMETERS, Density, density, stream
+from rcdm_core.probes.kernel_density import PARAMETERS, Density, check_density, density, stream
 from rcdm_core.probes.neighbours import LEAST_POOL, SPACES, TITLES, describe, judge, rows_of, search, shares
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, pool_of
+from rcdm_core.probes.opening import check_conditional, data_of, pool_of
 from rcdm_core.probes.pictures import Pictures, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import percent, said
@@ -40,7 +40,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.unconditional import write_report
 
     params = context.params
-    check_least(params, count=2, pool=LEAST_POOL, training=0, shown=1, rows=0)
     check_conditional(context)
     data = data_of(context)
     densities = [density(context, m, data) for m in range(len(context.models))]
@@ -182,5 +181,6 @@ PROBE = Probe(
     },
     run=run,
     of_sets="starts from no picture",
-    least={"count": 2, "pool": LEAST_POOL},
+    least={"count": 2, "pool": LEAST_POOL, "training": 0, "shown": 1, "rows": 0},
+    check=check_density,
 )

@@ -7,6 +7,7 @@ The maps are in OUT/variance-NNN.npz, a file a block of pictures; result.json sa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw, pixel_variance
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.keeping import write_arrays
-from rcdm_core.probes.opening import check_conditional, check_least, data_of, pictures_of, pool_of
+from rcdm_core.probes.opening import check_conditional, data_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import fit_of, read_arrays
 from rcdm_core.probes.reference import UNIT_PICTURES, Random, random_pictures
 from rcdm_core.probes.wording import said
@@ -30,6 +31,12 @@ LARGEST = 0.5  # the unbiased variance of two values, 0 and 1
 SHOWN_SAMPLES = 4
 
 
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for a scale that cannot be drawn."""
+    if not 0 < params["top"] <= LARGEST:
+        raise RCDMError(f"top is {params['top']:g}, but expected a variance above 0 and at most {LARGEST}.")
+
+
 def run(context: Context) -> Result:
     """A map of the samples' variance for every picture and model, and its mean over that of random pictures.
 
@@ -38,9 +45,6 @@ def run(context: Context) -> Result:
     from rcdm_core.report.variance import write_report
 
     params = context.params
-    check_least(params, samples=2, count=1, pool=0)
-    if not 0 < params["top"] <= LARGEST:
-        raise RCDMError(f"top is {params['top']:g}, but expected a variance above 0 and at most {LARGEST}.")
     check_conditional(context)
     data = data_of(context)
     pictures = pictures_of(context, data, params["count"])
@@ -155,5 +159,7 @@ PROBE = Probe(
         "top": Option(float, 0.1, "variance at which the colour scale ends; pixels are in [0, 1]"),
     },
     run=run,
-    least={"samples": 2},
+    least={"samples": 2, "count": 1, "pool": 0},
+    check=check,
+    unless_given=("count",),
 )

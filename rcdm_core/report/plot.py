@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from rcdm_core.atomic import replacing
 
@@ -19,6 +20,33 @@ _INK = "#14181f"  # of text and axes; in a page it becomes the colour of the pag
 _DPI = 110
 _ACROSS = 3  # panels beside each other
 _LETTERS = 60  # of all labels below an axis, with room between them, that fit beside each other
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
+
+
+def plainly(function: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
+    """A function that draws and saves a figure with its texts as they are: models and classes are named by users, and
+    a "$" in a name begins no formula."""
+
+    @functools.wraps(function)
+    def drawing(*arguments: _Given.args, **settings: _Given.kwargs) -> _Found:
+        import matplotlib
+
+        with matplotlib.rc_context({"text.parse_math": False}):
+            return function(*arguments, **settings)
+
+    return drawing
+
+
+def legend_entry(name: str) -> str:
+    """The label by which `add_legend` knows what has the name: of itself matplotlib leaves out those with "_" first."""
+    return f" {name}"
+
+
+def add_legend(where: Axes | Figure, **settings: Any) -> None:
+    """A legend of all that has a `legend_entry`."""
+    for text in where.legend(frameon=False, **settings).get_texts():
+        text.set_text(text.get_text()[1:])
 
 
 @dataclass(frozen=True)
@@ -32,6 +60,7 @@ class Line:
     style: str = "-"
 
 
+@plainly
 def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str, y_label: str) -> str:
     """Panels by title, three beside each other, each with its lines. Writes the PNG and returns the SVG.
 
@@ -41,7 +70,8 @@ def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str
     def draw(axes: Axes, lines: Sequence[Line]) -> None:
         for line in lines:
             colour = f"C{line.colour}"
-            axes.plot(line.x, [e["value"] for e in line.estimates], line.style, color=colour, label=line.label, lw=1.6)
+            values = [e["value"] for e in line.estimates]
+            axes.plot(line.x, values, line.style, color=colour, label=legend_entry(line.label), lw=1.6)
             if all(e["low"] is not None for e in line.estimates):
                 low, high = ([e[key] for e in line.estimates] for key in ("low", "high"))
                 axes.fill_between(line.x, low, high, color=colour, alpha=0.18, lw=0)
@@ -56,10 +86,11 @@ def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str
     _from_zero(axes[: len(panels)], [e for lines in panels.values() for line in lines for e in line.estimates], "y")
     for first in axes[::_ACROSS]:
         first.set_ylabel(y_label, fontsize=9)
-    axes[0].legend(frameon=False, fontsize=8)
+    add_legend(axes[0], fontsize=8)
     return _save(figure, path)
 
 
+@plainly
 def plot_dots(
     path: Path, kinds: Sequence[str], models: Mapping[str, Sequence[Mapping[str, Any] | None]], *, x_label: str
 ) -> str:
@@ -67,11 +98,13 @@ def plot_dots(
     figure, (axes,) = _axes(1, height=0.7 + 0.2 * len(kinds) * max(1, 0.6 * len(models)))
     step = 0.7 / len(models)
     for m, (name, estimates) in enumerate(models.items()):
+        label: str | None = legend_entry(name)
         for k, estimate in enumerate(estimates):
             if estimate is None or estimate["value"] is None:
                 continue
             y = k + (m - (len(models) - 1) / 2) * step
-            axes.plot(estimate["value"], y, "o", color=f"C{m}", ms=4.5, label=name if k == 0 else None)
+            axes.plot(estimate["value"], y, "o", color=f"C{m}", ms=4.5, label=label)
+            label = None
             if estimate["low"] is not None:
                 axes.plot([estimate["low"], estimate["high"]], [y, y], "-", color=f"C{m}", lw=1.8)
     axes.set_yticks(range(len(kinds)), kinds)
@@ -80,10 +113,11 @@ def plot_dots(
     axes.set_xlabel(x_label)
     axes.grid(axis="x", color=_INK, alpha=0.15, lw=0.7)
     if len(models) > 1:
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        add_legend(axes, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return _save(figure, path)
 
 
+@plainly
 def plot_bars(
     path: Path,
     kinds: Sequence[str],
@@ -100,12 +134,13 @@ def plot_bars(
     width = 0.8 / len(series)
     for s, (name, estimates) in enumerate(series.items()):
         places = [k + (s - (len(series) - 1) / 2) * width for k in range(len(kinds))]
-        axes.bar(places, [e["value"] for e in estimates], width * 0.92, color=f"C{s}", label=name)
+        axes.bar(places, [e["value"] for e in estimates], width * 0.92, color=f"C{s}", label=legend_entry(name))
         for x, estimate in zip(places, estimates, strict=True):
             if estimate["low"] is not None:
                 axes.plot([x, x], [estimate["low"], estimate["high"]], "-", color=_INK, lw=1.1)
     for k, value in enumerate(level):
-        axes.plot([k - 0.45, k + 0.45], [value, value], "--", color=_INK, lw=1, label=level_label if k == 0 else None)
+        label = legend_entry(level_label) if k == 0 else None
+        axes.plot([k - 0.45, k + 0.45], [value, value], "--", color=_INK, lw=1, label=label)
     # labels are about as wide as their letters: where they would touch, they lean
     crowded = sum(map(len, kinds)) + 2 * len(kinds) > _LETTERS
     lean: dict[str, Any] = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
@@ -113,7 +148,7 @@ def plot_bars(
     _from_zero([axes], [e for estimates in series.values() for e in estimates], "y")
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.legend(frameon=False, fontsize=8)
+    add_legend(axes, fontsize=8)
     return _save(figure, path)
 
 

@@ -12,6 +12,7 @@ from rcdm_core.atomic import replacing
 from rcdm_core.probes import verdicts
 from rcdm_core.report.grid import GridRow, draw_grid, strip
 from rcdm_core.report.html import VERDICTS, cell_height, data_uri, write_page
+from rcdm_core.report.plot import add_legend, legend_entry, plainly
 
 if TYPE_CHECKING:
     from rcdm_core.probes.base import Context, Result
@@ -25,6 +26,7 @@ _RANGE = (-0.25, 1.25)  # of the retentions that are drawn
 _RIGHT = 1.7  # end of their axis: behind them stand the verdicts
 
 
+@plainly
 def draw_bars(path: Path, names: Sequence[str], aggregates: Mapping[str, Any]) -> Path:
     """A PNG: for every attribute with numbers and every model both retentions, intervals and the samples' variance.
 
@@ -69,12 +71,13 @@ def draw_bars(path: Path, names: Sequence[str], aggregates: Mapping[str, Any]) -
     right.set(xlim=(0.0, 2.5), xlabel="variance of the samples\nover the pictures'")
     left.set_yticks(places, words)
     left.set_ylim(step * len(attributes) - 0.3, -1.2)
-    handles = [Patch(color=_COLOURS[m % len(_COLOURS)], label=name) for m, name in enumerate(names)]
+    handles = [Patch(color=_COLOURS[m % len(_COLOURS)], label=legend_entry(name)) for m, name in enumerate(names)]
+    grey = "#9aa2b1"
     handles += [
-        Patch(facecolor="#9aa2b1", label="rendered: the samples bring it back"),
-        Patch(facecolor="white", edgecolor="#9aa2b1", hatch="////", label="decodable: a readout of h has it"),
+        Patch(facecolor=grey, label=legend_entry("rendered: the samples bring it back")),
+        Patch(facecolor="white", edgecolor=grey, hatch="////", label=legend_entry("decodable: a readout of h has it")),
     ]
-    figure.legend(handles=handles, loc="upper left", ncols=min(3, len(handles)), fontsize=9, frameon=False)
+    add_legend(figure, handles=handles, loc="upper left", ncols=min(3, len(handles)), fontsize=9)
     legend = 0.35 + 0.25 * -(-len(handles) // 3)
     figure.tight_layout(rect=(0, 0, 1, 1 - legend / height))
     with replacing(path) as temporary:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rcdm_core.errors import RCDMError
+from rcdm_core.naming import RESERVED
 from rcdm_core.precision import PRECISIONS
 from rcdm_core.presets import PRESETS, Preset
 
@@ -89,6 +90,7 @@ class TrainConfig:
             self.label is None or (self.label.strip() != "" and self.label.isprintable()),
             "--label must be a name on one line",
         )
+        _require(self.label not in RESERVED, f"--label {self.label} is a word of results; it must be another one")
         for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "h_lr", "save_every"):
             value = getattr(self, name)
             _require(value is None or (value > 0 and math.isfinite(value)), f"{_option(name)} {value} must be positive")
