@@ -147,6 +147,14 @@ def test_models_are_compared_on_the_same_pictures(exact: Result, spoiled: Result
     assert len(comparisons) == 6 * 6 * 2  # pairs, attributes, retentions
     position = comparisons["position", "rendered", "shapes-all", "shapes-no-position"]
     assert position["p_holm"] < 0.05 and position["difference"]["value"] == pytest.approx(1, abs=0.15)
+    # as wide as the intervals of the two together, not as the spread of a picture's own share
+    of = {name: exact.aggregates[name]["attributes"] for name in ORACLES}
+    widths = [of[name]["position"]["rendered"] for name in ("shapes-all", "shapes-no-position")]
+    apart = sum((one["high"] - one["low"]) ** 2 for one in widths) ** 0.5
+    assert position["difference"]["high"] - position["difference"]["low"] == pytest.approx(apart, rel=0.2)
+    for (attribute, what, first, second), one in comparisons.items():  # each is the difference of what the table shows
+        expected = of[first][attribute][what]["value"] - of[second][attribute][what]["value"]
+        assert one["difference"]["value"] == pytest.approx(expected, abs=1e-9)
     same = comparisons["position", "decodable", "shapes-all", "shapes-no-color"]
     assert same["p_holm"] > 0.05 or abs(same["difference"]["value"]) < 0.01
     assert all(one["p"] <= one["p_holm"] <= 1 for one in comparisons.values())
