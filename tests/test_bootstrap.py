@@ -9,7 +9,15 @@ import pytest
 from scipy import stats
 
 from rcdm_core.metrics import bootstrap
-from rcdm_core.metrics.bootstrap import MIN_IMAGES, bootstrap_mean, bootstrap_ratio, interval, wilson
+from rcdm_core.metrics.bootstrap import (
+    MIN_IMAGES,
+    bootstrap_difference,
+    bootstrap_mean,
+    bootstrap_ratio,
+    interval,
+    summed_ratio,
+    wilson,
+)
 
 
 def plain_level(n: int) -> float:
@@ -101,3 +109,24 @@ def test_bad_arguments() -> None:
         bootstrap_ratio(np.ones(3), np.ones(4))
     with pytest.raises(ValueError, match="successes"):
         wilson(5, 4)
+
+
+def test_differences_are_resampled_together_over_the_images_of_both() -> None:
+    rng = np.random.default_rng(11)
+    bottoms = rng.uniform(1, 2, (2, 30))
+    tops = bottoms * np.array([[0.8], [0.3]]) + 0.1 * rng.standard_normal((2, 30))
+    tops[0, 3], bottoms[1, 7] = np.nan, np.nan
+    both = np.isfinite(tops + bottoms).all(axis=0)
+    first, second = (summed_ratio(top, bottom) for top, bottom in zip(tops, bottoms, strict=True))
+    found = bootstrap_difference(first, second, seed=1)
+    ratios = tops[:, both].sum(axis=1) / bottoms[:, both].sum(axis=1)
+    assert found.n == both.sum() == 28 and found.value == pytest.approx(ratios[0] - ratios[1])
+    places = np.random.default_rng(12).choice(np.flatnonzero(both), (20_000, 28))
+    drawn = tops[:, places].sum(axis=2) / bottoms[:, places].sum(axis=2)
+    assert [found.low, found.high] == pytest.approx(interval(drawn[0] - drawn[1], 28), abs=0.006)
+    assert first.estimate(seed=1) == bootstrap_ratio(tops[0], bottoms[0], seed=1)
+    assert first.shares(both).mean() == pytest.approx(ratios[0])
+    same = bootstrap_difference(first, first)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+    with pytest.raises(ValueError, match="the same images, got 30 and 4"):
+        bootstrap_difference(first, summed_ratio(np.ones(4), np.ones(4)))

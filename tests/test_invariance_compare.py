@@ -12,8 +12,10 @@ from fake_rcdm import FakeRCDM
 
 import rcdm_core
 from rcdm_core.data.shapes import Shapes
+from rcdm_core.metrics.bootstrap import bootstrap_ratio
+from rcdm_core.metrics.paired import compare_summed
 from rcdm_core.probes.base import Result
-from rcdm_core.probes.invariance_compare import on_the_same
+from rcdm_core.probes.invariance_compare import response
 
 DATA = Shapes(60, seed=3)
 
@@ -119,8 +121,12 @@ def test_the_response_of_a_pair_is_over_the_pictures_that_both_have() -> None:
     real = rng.normal(size=(9, 2))
     one, other = real * 0.8 + 0.1 * rng.normal(size=real.shape), real * 0.3
     one[4] = np.nan  # samples without the attribute
-    first, second = on_the_same((real, one), (real, other))
+    (found,) = compare_summed([("one", response(real, one), "other", response(real, other))])
     both = np.arange(9) != 4
-    assert np.isnan(first[4]) and np.isnan(second[4])
-    ratios = [(real * drawn)[both].sum() / (real**2)[both].sum() for drawn in (one, other)]
-    assert [np.nanmean(first), np.nanmean(second)] == pytest.approx(ratios)
+    first, second = ((real * drawn)[both].sum() / (real**2)[both].sum() for drawn in (one, other))
+    assert found.difference.n == 8 and found.difference.value == pytest.approx(first - second)
+    # of one real shift the difference is a ratio too
+    alone = bootstrap_ratio((real * (one - other)).sum(axis=1), (real**2).sum(axis=1))
+    assert [found.difference.low, found.difference.high] == pytest.approx([alone.low, alone.high])
+    (none,) = compare_summed([("one", response(real, one), "nothing", response(real, np.full_like(real, np.nan)))])
+    assert none.difference.n == 0 and np.isnan(none.difference.value) and none.p is None

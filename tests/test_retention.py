@@ -147,6 +147,10 @@ def test_models_are_compared_on_the_same_pictures(exact: Result, spoiled: Result
     assert len(comparisons) == 6 * 6 * 2  # pairs, attributes, retentions
     position = comparisons["position", "rendered", "shapes-all", "shapes-no-position"]
     assert position["p_holm"] < 0.05 and position["difference"]["value"] == pytest.approx(1, abs=0.15)
+    of = {name: exact.aggregates[name]["attributes"] for name in ORACLES}
+    for (attribute, what, first, second), one in comparisons.items():  # each is the difference of what the table shows
+        expected = of[first][attribute][what]["value"] - of[second][attribute][what]["value"]
+        assert one["difference"]["value"] == pytest.approx(expected, abs=1e-9)
     same = comparisons["position", "decodable", "shapes-all", "shapes-no-color"]
     assert same["p_holm"] > 0.05 or abs(same["difference"]["value"]) < 0.01
     assert all(one["p"] <= one["p_holm"] <= 1 for one in comparisons.values())
@@ -157,6 +161,24 @@ def test_models_are_compared_on_the_same_pictures(exact: Result, spoiled: Result
         and one["attribute"] == "object color"
         and one["retention"] == "rendered"
     ]
+
+
+def test_the_interval_of_a_difference_resamples_both_models_and_few_pictures_are_not_compared() -> None:
+    from rcdm_core.metrics.retention import Observed
+    from rcdm_core.probes.retention import Found, compare
+
+    rng = np.random.default_rng(0)
+    real, zeros = rng.standard_normal((30, 1)), np.zeros(30)
+    drawn = {"kept": real, "lost": 0.1 * rng.standard_normal((30, 1)), "rare": real.copy()}
+    drawn["rare"][5:] = np.nan
+    found = {
+        name: {"size": Found({}, {"rendered": Observed(real, values, zeros, 0.0).rendered()})}
+        for name, values in drawn.items()
+    }
+    (one,) = compare(found, seed=0)
+    assert (one["attribute"], one["first"], one["second"]) == ("size", "kept", "lost") and one["p_holm"] < 0.01
+    # whatever the variance of the pictures drawn: all of it is kept, and next to nothing
+    assert one["difference"]["low"] > 0.9 and one["difference"]["high"] < 1.1
 
 
 def test_the_output(exact: Result) -> None:

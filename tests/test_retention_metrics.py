@@ -88,7 +88,10 @@ def test_covariances_agree_with_numpy_and_every_resample_has_its_own_mean() -> N
     expected = covariance / observed.real.var(0, ddof=1).sum()
     estimate = rendered_retention(observed, seed=0)
     assert estimate is not None and estimate.value == pytest.approx(expected)
-    assert np.nanmean(observed.contributions()) == pytest.approx(expected)
+    rendered = observed.rendered()
+    assert rendered.estimate(seed=0) == estimate
+    assert rendered.shares(rendered.counts).mean() == pytest.approx(expected)
+    assert rendered.shares(np.zeros(50, dtype=bool)).shape == (0,)
 
     def ratio(x: np.ndarray, y: np.ndarray) -> float:
         x, y = x - x.mean(0), y - y.mean(0)

@@ -132,6 +132,59 @@ def bootstrap_sums(
     return Estimate(value, *interval(draws[np.isfinite(draws)], n, level=level), n, level)
 
 
+@dataclass(frozen=True)
+class Summed:
+    """A number that is a function of sums over images, so that two of them can be resampled together.
+
+    parts      [N, q], of every image; NaN in a row: the image does not count
+    statistic  sums [r, q] -> [r], as `bootstrap_sums` takes it
+    shares     which images count, bool [N] -> [n], of these, whose mean is the number over them
+    """
+
+    parts: np.ndarray
+    statistic: Callable[[np.ndarray], np.ndarray]
+    shares: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Which images count: bool [N]."""
+        return np.isfinite(self.parts).all(axis=1)
+
+    def estimate(self, *, seed: int = 0) -> Estimate:
+        """The number with its interval."""
+        return bootstrap_sums(self.parts, self.statistic, seed=seed)
+
+
+def summed_ratio(numerator: np.ndarray, denominator: np.ndarray) -> Summed:
+    """sum(numerator) / sum(denominator) over images [N], as `bootstrap_ratio` has it."""
+    parts = np.stack([numerator, denominator], axis=1)
+
+    def shares(counts: np.ndarray) -> np.ndarray:
+        top, bottom = parts[counts].T
+        mean = bottom.mean() if len(bottom) else 0.0
+        return np.asarray(top / mean if mean else np.full(len(top), np.nan))
+
+    return Summed(parts, _ratio, shares)
+
+
+def bootstrap_difference(first: Summed, second: Summed, *, seed: int = 0) -> Estimate:
+    """The first number less the second, over the images that count in both, resampled in both together.
+
+    A resample's difference is that of the two numbers in it, denominators and means included, as the interval of each
+    has it. Images, and too few of them, as for `bootstrap_ratio`.
+
+    Raises ValueError for different numbers of images.
+    """
+    if len(first.parts) != len(second.parts):
+        raise ValueError(f"expected parts of the same images, got {len(first.parts)} and {len(second.parts)}")
+    q = first.parts.shape[1]
+    return bootstrap_sums(
+        np.concatenate([first.parts, second.parts], axis=1),
+        lambda sums: first.statistic(sums[:, :q]) - second.statistic(sums[:, q:]),
+        seed=seed,
+    )
+
+
 def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Estimate:
     """The mean over images [n] with the bootstrap's interval; NaN entries are left out."""
     values = np.asarray(values, dtype=np.float64)

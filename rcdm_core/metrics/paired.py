@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean
+from rcdm_core.metrics.bootstrap import Estimate, Summed, bootstrap_difference, bootstrap_mean
 
 MIN_PAIRS = 6  # with fewer pictures no flip of signs can reach 0.05
 SIGN_FLIPS = 9999  # at the most: 13 pictures have fewer, and all of them are taken
@@ -57,6 +57,35 @@ def compare(values: Mapping[str, np.ndarray], *, seed: int = 0) -> list[Differen
         [
             Difference(a, b, bootstrap_mean(column, seed=seed), p, None)
             for (a, b), column, p in zip(names, columns, p_values, strict=True)
+        ]
+    )
+
+
+def compare_summed(pairs: Sequence[tuple[str, Summed, str, Summed]], *, seed: int = 0) -> list[Difference]:
+    """Names and numbers (over the same n pictures) of pairs: their differences over the pictures that count in both.
+
+    Intervals resample both numbers of a pair together (`bootstrap_difference`); signs are flipped of the differences
+    that pictures make, with denominators as they are in these pictures.
+    """
+    if not pairs:
+        return []
+    columns = []
+    for _, one, _, other in pairs:
+        counts = one.counts & other.counts
+        column = np.full(len(counts), np.nan)
+        column[counts] = one.shares(counts) - other.shares(counts)
+        columns.append(column)
+    flipped = sign_flip_p(np.stack(columns, axis=1), seed=seed).tolist()
+    return together(
+        [
+            Difference(
+                first,
+                second,
+                bootstrap_difference(one, other, seed=seed),
+                p if int(np.isfinite(column).sum()) >= MIN_PAIRS else None,
+                None,
+            )
+            for (first, one, second, other), column, p in zip(pairs, columns, flipped, strict=True)
         ]
     )
 

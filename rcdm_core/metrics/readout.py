@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rcdm_core.metrics.bootstrap import Estimate, bootstrap_ratio
+from rcdm_core.metrics.bootstrap import Estimate, Summed, summed_ratio
 from rcdm_core.metrics.linear_probe import fit_linear_probe, folds, standard
 
 FOLDS = 5
@@ -79,12 +79,17 @@ class Decoded:
 
     def r2(self, *, seed: int) -> Estimate:
         """1 - errors / errors of the blind guess, with its interval over pictures."""
-        return bootstrap_ratio(self.blind - self.error, self.blind, seed=seed)
+        return self.summed().estimate(seed=seed)
 
-    def contributions(self) -> np.ndarray:
-        """[n]: numbers whose mean over the pictures is that R²."""
-        contributions: np.ndarray = (self.blind - self.error) / self.blind.mean()
-        return contributions
+    def summed(self, places: np.ndarray | None = None) -> Summed:
+        """That R², to be resampled together with another one of the same N pictures.
+
+        places: bool [N], which of them the n are; None: all.
+        """
+        where = np.ones(len(self.error), dtype=bool) if places is None else places
+        top, bottom = np.full((2, len(where)), np.nan)
+        top[where], bottom[where] = self.blind - self.error, self.blind
+        return summed_ratio(top, bottom)
 
 
 def cross_validate(

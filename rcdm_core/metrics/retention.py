@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, bootstrap_sums
+from rcdm_core.metrics.bootstrap import MIN_IMAGES, Estimate, Summed, bootstrap_sums
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,23 @@ class Observed:
         """A function of the moments with its interval; None where the attribute is not measurable."""
         if not self.measurable():
             return None
+        return bootstrap_sums(self._parts(), self._of_sums(statistic), seed=seed)
+
+    def rendered(self) -> Summed:
+        """The rendered retention, to be resampled together with another one of the same pictures."""
+        return Summed(self._parts(), self._of_sums(_rendered), self._shares)
+
+    def _of_sums(self, statistic: Callable[[Moments], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+        d = self.real.shape[1]
+        return lambda sums: statistic(Moments(sums, d))
+
+    def _parts(self) -> np.ndarray:
+        """[N, 7 + 3 d]: what `Moments` takes the sums of; NaN for pictures that do not count."""
         usable = self.usable
-        real, drawn, seen = (values[usable] for values in (self.real, self.drawn, self._seen))
         # centred, because moments are differences of sums
-        real, drawn, seen = (values - values.mean(axis=0) for values in (real, drawn, seen))
-        d = real.shape[1]
-        parts = np.concatenate(
+        real, drawn, seen = (values[usable] - values[usable].mean(axis=0) for values in self._all)
+        parts = np.full((len(usable), 7 + 3 * real.shape[1]), np.nan)
+        parts[usable] = np.concatenate(
             [
                 np.ones((len(real), 1)),
                 np.stack([(a * b).sum(axis=1) for a, b in ((real, drawn), (real, seen), (real, real))], axis=1),
@@ -61,22 +72,19 @@ class Observed:
             ],
             axis=1,
         )
-        return bootstrap_sums(parts, lambda sums: statistic(Moments(sums, d)), seed=seed)
+        return parts
 
     @property
-    def _seen(self) -> np.ndarray:
-        return self.real if self.seen is None else self.seen
+    def _all(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.real, self.drawn, self.real if self.seen is None else self.seen
 
-    def contributions(self) -> np.ndarray:
-        """[N]: numbers whose mean over the pictures is the rendered retention; NaN for those that do not count."""
-        usable = self.usable
-        result = np.full(len(self.real), np.nan)
-        real, drawn, seen = (values[usable] for values in (self.real, self.drawn, self._seen))
-        real = real - real.mean(axis=0)
-        bottom = (real * (seen - seen.mean(axis=0))).sum(axis=1).mean() if len(real) else 0.0
-        if bottom:
-            result[usable] = (real * (drawn - drawn.mean(axis=0))).sum(axis=1) / bottom
-        return result
+    def _shares(self, counts: np.ndarray) -> np.ndarray:
+        """[n]: numbers whose mean over the pictures that count, bool [N], is their rendered retention."""
+        if not counts.any():
+            return np.empty(0)
+        real, drawn, seen = (values[counts] - values[counts].mean(axis=0) for values in self._all)
+        bottom = (real * seen).sum(axis=1).mean()
+        return np.asarray((real * drawn).sum(axis=1) / bottom if bottom else np.full(len(real), np.nan))
 
 
 class Moments:
@@ -113,6 +121,10 @@ def _over(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.where(usable, top / np.where(usable, bottom, 1.0), np.nan)
 
 
+def _rendered(moments: Moments) -> np.ndarray:
+    return _over(moments.real_drawn, moments.real_seen)
+
+
 def rendered_retention(observed: Observed, *, seed: int) -> Estimate | None:
     """Cov(a(x), mean_k a(s_k)) / Var(a(x)).
 
@@ -121,7 +133,7 @@ def rendered_retention(observed: Observed, *, seed: int) -> Estimate | None:
     count against the samples. None with fewer pictures than an interval needs, or where the attribute does not vary
     measurably.
     """
-    return observed.estimate(lambda m: _over(m.real_drawn, m.real_seen), seed=seed)
+    return observed.estimate(_rendered, seed=seed)
 
 
 def hearing(h: np.ndarray, again: np.ndarray, *, seed: int) -> Estimate | None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from rcdm_core.metrics.paired import MIN_PAIRS, Difference, compare, pairs_needed, together
+from rcdm_core.metrics.bootstrap import Summed, summed_ratio
+from rcdm_core.metrics.paired import MIN_PAIRS, Difference, compare, compare_summed, pairs_needed, together
 from rcdm_core.probes.invariance_look import Block, moves, shifts
 from rcdm_core.probes.transforms import Transform
 
@@ -61,24 +62,19 @@ def between_models(
         for attribute in row.targets:
             for pair in combinations(found, 2):
                 if all(responses[name][row.name][attribute]["rendered"] for name in pair):
-                    values = on_the_same(*(shifts(found[name], r, attribute) for name in pair))
+                    first, second = ((name, response(*shifts(found[name], r, attribute))) for name in pair)
                     about.append((row.name, attribute))
-                    parts += compare(dict(zip(pair, values, strict=True)), seed=seed)
+                    parts += compare_summed([(*first, *second)], seed=seed)
     return [Compared(*what, one) for what, one in zip(about, together(parts), strict=True)]
 
 
-def on_the_same(*models: tuple[np.ndarray, np.ndarray]) -> list[np.ndarray]:
-    """For each model's shifts (of the picture, of the samples; [images, d]) what its response is the mean of: [images].
+def response(real: np.ndarray, drawn: np.ndarray) -> Summed:
+    """The response to a transform of shifts of the pictures and of their samples [images, d]: to be compared.
 
-    That is <shift of samples, real shift> over the mean of |real shift|², not the ratio of each picture, whose mean is
-    another number and is ruled by pictures that hardly move. NaN for pictures that are not defined in all models.
+    The sum of <shift of samples, real shift> over that of |real shift|², not the mean of each picture's ratio, which is
+    another number and is ruled by pictures that hardly move.
     """
-    tops = [(real * drawn).sum(axis=1) for real, drawn in models]
-    usable = np.isfinite(tops).all(axis=0)
-    if not usable.any():
-        return [np.full(len(top), np.nan) for top in tops]
-    squares = [(real[usable] ** 2).sum(axis=1).mean() for real, _ in models]
-    return [np.where(usable, top, np.nan) / square for top, square in zip(tops, squares, strict=True)]
+    return summed_ratio((real * drawn).sum(axis=1), (real**2).sum(axis=1))
 
 
 def between_transforms(

@@ -16,8 +16,8 @@ import numpy as np
 
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
-from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean
-from rcdm_core.metrics.paired import holm, sign_flip_p
+from rcdm_core.metrics.bootstrap import Estimate, Summed
+from rcdm_core.metrics.paired import compare_summed
 from rcdm_core.metrics.readout import cross_validate
 from rcdm_core.metrics.retention import (
     Observed,
@@ -59,10 +59,10 @@ class Pool:
 
 @dataclass
 class Found:
-    """One attribute in one model: its entry in result.json, and per picture [N] what its two numbers are means of."""
+    """One attribute in one model: its entry in result.json, and its two retentions over the N pictures."""
 
     entry: dict[str, Any]
-    contributions: dict[str, np.ndarray] = field(default_factory=dict)
+    retentions: dict[str, Summed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -247,12 +247,11 @@ def _attribute(name: str, rows: Rows, pool: Pool, classes: np.ndarray, heard: Es
     decodable = decoded.r2(seed=seed)
     growth = decodable.value - of_half.r2(seed=seed).value
     entry |= {"n": int(usable.sum()), "decodable": decodable.as_json(), "growth": growth}
-    contributions = {"decodable": np.full(len(real), np.nan)}
-    contributions["decodable"][usable] = decoded.contributions()
+    retentions = {"decodable": decoded.summed(usable)}
 
     if not judged:
         found = no_verdict("there is no judge that says of which class a sample is")
-        return Found(found.entry, contributions)
+        return Found(found.entry, retentions)
     evidence: dict[str, Estimate | None] = dict.fromkeys(("rendered", "sample_variance", "agreement"))
     if observed is not None:
         if is_class:
@@ -261,13 +260,14 @@ def _attribute(name: str, rows: Rows, pool: Pool, classes: np.ndarray, heard: Es
             if sees is None or sees.low is None or sees.low < SEEN:
                 value = 0.0 if sees is None else sees.value
                 found = no_verdict(f"the judge sees too little of the class in real pictures ({value:.2f})")
-                return Found(found.entry, contributions)
+                return Found(found.entry, retentions)
         evidence = {
             "rendered": rendered_retention(observed, seed=seed),
             "sample_variance": variance_ratio(observed, seed=seed),
             "agreement": agreement(observed, seed=seed),
         }
-        contributions["rendered"] = observed.contributions()
+        if evidence["rendered"] is not None:
+            retentions["rendered"] = observed.rendered()
     entry |= {key: value.as_json() if value else None for key, value in evidence.items()}
     verdict = verdicts.judge_retention(
         verdicts.Retained(
@@ -279,7 +279,7 @@ def _attribute(name: str, rows: Rows, pool: Pool, classes: np.ndarray, heard: Es
             heard=heard,
         )
     )
-    return Found({**entry, "verdict": verdict.code, "why": verdict.why}, contributions)
+    return Found({**entry, "verdict": verdict.code, "why": verdict.why}, retentions)
 
 
 def compare(
@@ -287,30 +287,20 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Models in every attribute and both retentions: the difference, p by sign flips, and p after Holm.
 
-    pairs: of names; None: every two models.
+    pairs: of names; None: every two models. What two models have measured in too few of the same pictures is left out.
     """
-    entries, columns = [], []
+    about: list[dict[str, str]] = []
+    numbers: list[tuple[str, Summed, str, Summed]] = []
     for first, second in combinations(found, 2) if pairs is None else pairs:
         for attribute, one in found[first].items():
             other = found[second].get(attribute)
-            for measure_ in ("rendered", "decodable"):
-                if other is None or not (measure_ in one.contributions and measure_ in other.contributions):
+            for what in ("rendered", "decodable"):
+                if other is None or not (what in one.retentions and what in other.retentions):
                     continue
-                difference = one.contributions[measure_] - other.contributions[measure_]
-                entries.append(
-                    {
-                        "attribute": attribute,
-                        "retention": measure_,
-                        "first": first,
-                        "second": second,
-                        "difference": bootstrap_mean(difference, seed=seed).as_json(),
-                    }
-                )
-                columns.append(difference)
-    if not entries:
-        return []
-    p = sign_flip_p(np.stack(columns, axis=1), seed=seed).tolist()
-    return [{**entry, "p": one, "p_holm": corrected} for entry, one, corrected in zip(entries, p, holm(p), strict=True)]
+                about.append({"attribute": attribute, "retention": what})
+                numbers.append((first, one.retentions[what], second, other.retentions[what]))
+    compared = zip(about, compare_summed(numbers, seed=seed), strict=True)
+    return [{**of, **difference.as_json()} for of, difference in compared if difference.p is not None]
 
 
 def _of_picture(rows: Rows, i: int) -> dict[str, Any]:
