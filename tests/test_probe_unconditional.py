@@ -18,6 +18,8 @@ from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Result
 from rcdm_core.probes.kernel_density import Density, stream
+from rcdm_core.probes.neighbours import by_picture
+from rcdm_core.probes.unconditional import memory
 
 DATA = Shapes(180, seed=9)
 TRAINED = sorted(DATA.ids)[:90]
@@ -70,13 +72,58 @@ def test_the_density_has_the_moments_of_its_formula() -> None:
     assert len(stream(0)) == 64 and stream(0) != stream(1)
 
 
+def test_each_picture_is_drawn_as_often_as_any_other() -> None:
+    for n, count in ((7, 6), (7, 7), (7, 30), (50, 20)):
+        one = Density([], np.zeros((n, 2)), 0.1)
+        _, places = one.draw(count, seed=3)
+        used = np.bincount(places, minlength=n)
+        assert used.max() - used.min() <= 1 and (used.max() == 1) == (count <= n)
+        owners = one.owners(count)  # one to one with the pictures
+        assert len(set(zip(owners.tolist(), places.tolist(), strict=True))) == min(n, count) == owners.max() + 1
+    orders = [tuple(Density([], np.zeros((7, 2)), 0.1).draw(7, seed=seed)[1]) for seed in range(6)]
+    assert len(set(orders)) > 3
+
+
+def test_the_interval_of_memory_holds_the_truth_where_pictures_are_used_again() -> None:
+    """Of 20 pictures each, drawn near 64 times: what differs between pictures does so 20 times."""
+    held = []
+    for trial in range(120):
+        rng = np.random.default_rng(trial)
+        parts = []
+        for n in (20, 15):
+            density, own = Density([], np.zeros((n, 1)), 0.0), rng.gamma(4, 0.25, n)
+            _, places = density.draw(64, seed=trial)
+            parts.append(by_picture(own[places] * (1 + 0.1 * rng.standard_normal(64)), density.owners(64)))
+        found = memory(*parts, seed=trial).estimate()
+        assert found.n == 15 and found.low is not None and found.high is not None
+        held.append(found.low <= 1 <= found.high)
+    assert np.mean(held) > 0.9
+
+
+def test_samples_near_one_picture_count_as_one(tmp_path: Path) -> None:
+    models = [Memory("memory", trained=TRAINED[:12]), FakeRCDM("exact", trained=TRAINED[:8])]
+    found = run(models, tmp_path, count=30, rows=0)
+    memory_, exact = (found.aggregates[name] for name in ("memory", "exact"))
+    assert (memory_["pictures"], exact["pictures"]) == (12, 8)
+    for key in ("diversity", "distance", "own", "memory"):
+        assert memory_[key]["n"] == 12 and exact[key]["n"] == 8, key
+    for part in memory_["spaces"].values():
+        assert part["near"]["n"] == part["copy"]["n"] == part["median"]["n"] == 12
+        assert part["median"]["low"] <= part["median"]["value"] <= part["median"]["high"]
+    # the models are compared over as many pictures as both have
+    assert {d["difference"]["n"] for d in found.aggregates["differences"]} == {8}
+    assert "Intervals count the pictures whose h was drawn near, 12 (memory), 8 (exact)" in (
+        tmp_path / "report.html"
+    ).read_text()
+
+
 def test_a_memory_a_collapse_and_an_exact_generator(result: Result) -> None:
-    memory, collapsed, exact = (result.aggregates[name] for name in ("memory", "collapsed", "exact"))
-    assert memory["spaces"]["pixels"]["copy"]["low"] > 0.8 and memory["own"]["low"] > 0.8
+    remembers, collapsed, exact = (result.aggregates[name] for name in ("memory", "collapsed", "exact"))
+    assert remembers["spaces"]["pixels"]["copy"]["low"] > 0.8 and remembers["own"]["low"] > 0.8
     # h says all of a disc: an exact generator's samples are copies too, but no more of what it has seen
-    assert memory["memory"]["high"] < 0.5 and exact["memory"]["low"] < 1 < exact["memory"]["high"] < 1.3
+    assert remembers["memory"]["high"] < 0.5 and exact["memory"]["low"] < 1 < exact["memory"]["high"] < 1.3
     assert collapsed["diversity"]["high"] < 0.01
-    assert 0.8 < memory["diversity"]["low"] < 1 < memory["diversity"]["high"] < 1.3
+    assert 0.8 < remembers["diversity"]["low"] < 1 < remembers["diversity"]["high"] < 1.3
     assert exact["distance"]["high"] < 0.15 < 0.5 < collapsed["distance"]["low"]
     assert exact["noise"] == pytest.approx(0.003 * 3 / exact["random_pair_distance"])
 
@@ -84,15 +131,15 @@ def test_a_memory_a_collapse_and_an_exact_generator(result: Result) -> None:
 def test_models_are_compared_in_what_is_measured(result: Result) -> None:
     found = {(d["first"], d["second"]): d for d in result.aggregates["differences"]}
     assert len(found) == 3 * 8
-    memory, collapsed, exact = (result.aggregates[name] for name in ("memory", "collapsed", "exact"))
+    remembers, collapsed, exact = (result.aggregates[name] for name in ("memory", "collapsed", "exact"))
     one = found["memory: memory", "exact"]
-    assert one["difference"]["value"] == pytest.approx(memory["memory"]["value"] - exact["memory"]["value"])
+    assert one["difference"]["value"] == pytest.approx(remembers["memory"]["value"] - exact["memory"]["value"])
     assert one["difference"]["high"] < 0 and one["p_holm"] < 0.01
     for key, title in (("diversity", "diversity"), ("distance", "samples from h"), ("own", "nearest is its own")):
         one = found[f"collapsed: {title}", "exact"]
         assert one["difference"]["value"] == pytest.approx(collapsed[key]["value"] - exact[key]["value"], abs=1e-6)
         assert one["p_holm"] < 0.01
-    copies = [entry["spaces"]["pixels"]["copy"]["value"] for entry in (memory, collapsed)]
+    copies = [entry["spaces"]["pixels"]["copy"]["value"] for entry in (remembers, collapsed)]
     one = found["memory: copies, in pixels", "collapsed"]
     assert one["difference"]["value"] == pytest.approx(copies[0] - copies[1])
     assert "memory: diversity less collapsed" in (result.out / "report.html").read_text()

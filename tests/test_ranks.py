@@ -10,7 +10,8 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from rcdm_core.metrics import ranks as module
-from rcdm_core.metrics.ranks import chance, ranks, summarise
+from rcdm_core.metrics.bootstrap import wilson
+from rcdm_core.metrics.ranks import chance, histogram, ranks, summarise
 from rcdm_core.metrics.readout import fit_readout
 
 
@@ -117,3 +118,14 @@ def test_readout_reads_shifts_and_knows_when_there_is_nothing() -> None:
     noise = fit_readout(h, rng.standard_normal((200, 1)))
     assert noise is not None and noise.r2 < 0.05
     assert fit_readout(h, np.ones((200, 1))) is None and fit_readout(np.ones((200, 3)), attribute) is None
+
+
+def test_shares_have_wilsons_interval_over_images_however_many_samples_they_have() -> None:
+    """0 of few images is not never, and two samples of an image are not two images."""
+    for samples in (1, 2, 3):
+        table = np.full((12, samples), 7.0)
+        assert summarise(table).top1 == wilson(0, 12)
+        shares = [one.share for one in histogram(table, 15)]  # to 1, 2, 5, 10, 15
+        assert shares == [wilson(12 if place == 3 else 0, 12) for place in range(5)]
+    mixed = np.array([[1.0, 9.0], [1.0, np.nan], [9.0, 9.0]])
+    assert summarise(mixed).top1 == wilson(1.5, 3) and histogram(mixed, 9)[0].share == wilson(1.5, 3)

@@ -191,6 +191,35 @@ def bootstrap_mean(values: np.ndarray, *, seed: int = 0, resamples: int = RESAMP
     return bootstrap_ratio(values, np.ones_like(values), seed=seed, resamples=resamples, level=level)
 
 
+def bootstrap_median(
+    values: np.ndarray,
+    owners: np.ndarray | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+) -> Estimate:
+    """The median of values [Q] with the bootstrap's interval over the images that they are of: owners [Q], from 0 on.
+
+    owners: None where each value is of an image of its own. Images, and too few of them, as for `bootstrap_ratio`.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    owners = np.arange(len(values)) if owners is None else np.asarray(owners)
+    if not len(values):
+        return Estimate(math.nan, None, None, 0, level)
+    value, n = float(np.median(values)), int(owners.max()) + 1
+    if n < MIN_IMAGES:
+        return Estimate(value, None, None, n, level)
+    order = np.argsort(values, kind="stable")
+    values, owners = values[order], owners[order]
+    parts = []
+    for counts in resampled_counts(n, resamples, seed):
+        reached = counts[:, owners].cumsum(axis=1)
+        half = reached[:, -1:] / 2
+        parts.append((values[(reached >= half).argmax(axis=1)] + values[(reached > half).argmax(axis=1)]) / 2)
+    return Estimate(value, *interval(np.concatenate(parts), n, level=level), n, level)
+
+
 def bootstrap_over_pairs(
     values: np.ndarray,
     pairs: np.ndarray,
@@ -251,3 +280,10 @@ def wilson(successes: float, n: int, *, level: float = LEVEL) -> Estimate:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n, level)
+
+
+def share(flags: np.ndarray) -> Estimate:
+    """The mean of flags, or of shares of samples, [images], NaN left out, with Wilson's interval over the images."""
+    usable = np.asarray(flags, dtype=np.float64)
+    usable = usable[np.isfinite(usable)]
+    return wilson(min(float(usable.sum()), float(len(usable))), len(usable))

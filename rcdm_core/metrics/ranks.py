@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, wilson
+from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, share
 
 _BLOCK_BYTES = 64 << 20  # distances held at a time
 _TIE = 1e-12  # of |q|^2 + |g|^2: differences below this are rounding of float64, not a difference in distance
@@ -81,8 +81,8 @@ class RankSummary:
 def summarise(image_ranks: np.ndarray, *, seed: int = 0) -> RankSummary:
     """Ranks [images, samples] as mean rank, mean reciprocal rank and top-1, each with a 95% interval over images.
 
-    A tie for the first place does not count as first. With one sample an image top-1 is a proportion and gets
-    Wilson's interval, otherwise all three are bootstrapped over images. NaN: an image has fewer samples than others.
+    A tie for the first place does not count as first. Top-1 is a share and gets Wilson's interval, of as many as there
+    are images; the others are bootstrapped over images. NaN: an image has fewer samples than others.
 
     Raises ValueError unless `image_ranks` is [images, samples].
     """
@@ -90,14 +90,10 @@ def summarise(image_ranks: np.ndarray, *, seed: int = 0) -> RankSummary:
     if image_ranks.ndim != 2:
         raise ValueError(f"expected ranks [images, samples], got {image_ranks.shape}")
     first = np.where(np.isnan(image_ranks), np.nan, image_ranks == 1)
-    if image_ranks.shape[1] == 1:
-        top1 = wilson(int(first.sum()), len(image_ranks))
-    else:
-        top1 = bootstrap_mean(np.nanmean(first, axis=1), seed=seed)
     return RankSummary(
         mean_rank=bootstrap_mean(np.nanmean(image_ranks, axis=1), seed=seed),
         mrr=bootstrap_mean(np.nanmean(1.0 / image_ranks, axis=1), seed=seed),
-        top1=top1,
+        top1=share(np.nanmean(first, axis=1)),
     )
 
 
@@ -119,8 +115,9 @@ class Bin:
 
 
 def histogram(image_ranks: np.ndarray, n: int, *, seed: int = 0) -> list[Bin]:
-    """Ranks [images, samples] among n pictures in bins that end at 1, 2, 5, 10, 20, 50 … and n, each with its interval.
+    """Ranks [images, samples] among n pictures in bins that end at 1, 2, 5, 10, 20, 50 … and n.
 
+    The shares have Wilson's intervals, of as many as there are images: nothing is drawn, and `seed` changes nothing.
     A rank between two bins, which a tie can have, counts for the worse. NaN: an image has fewer samples than others.
     """
     image_ranks = np.asarray(image_ranks, dtype=np.float64)
@@ -128,8 +125,7 @@ def histogram(image_ranks: np.ndarray, n: int, *, seed: int = 0) -> list[Bin]:
     bins, before = [], 0
     for end in [*ends, n]:
         inside = np.where(np.isnan(image_ranks), np.nan, (image_ranks > before) & (image_ranks <= end))
-        share = bootstrap_mean(np.nanmean(inside, axis=1), seed=seed)
-        bins.append(Bin(before + 1, end, share, (end - before) / n))
+        bins.append(Bin(before + 1, end, share(np.nanmean(inside, axis=1)), (end - before) / n))
         before = end
     return bins
 

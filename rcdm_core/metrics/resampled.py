@@ -35,6 +35,8 @@ class Resampled:
         Of a share it holds Wilson's too, and is that alone for few pictures: one of 0 or 1 does not vary in resamples.
         Of a difference of shares it holds that of Agresti and Min (2005), from the pictures that are in one of them.
         """
+        if not math.isfinite(self.value):
+            return Estimate(self.value, None, None, self.n)
         found: list[tuple[float, float]] = []
         if len(self.draws) and self.n >= MIN_IMAGES:
             low, high = interval(self.draws - self.draws.mean(), self.n)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.bootstrap import share
 from rcdm_core.metrics.paired import Difference, compare, together
 from rcdm_core.probes.adversarial_look import AWAY, LEAST, NEXT, Attacked, look
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.classifying import UNKNOWN, Classifier, Divided, accuracy, classifiers, divide, share, short
+from rcdm_core.probes.classifying import UNKNOWN, Classifier, Divided, accuracy, classifiers, divide, short
 from rcdm_core.probes.opening import check_conditional, data_of, few, labels_of, only_with, pictures_of
 from rcdm_core.probes.pictures import Pictures
 from rcdm_core.probes.wording import percent

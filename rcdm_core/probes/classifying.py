@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
-from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs, wilson
+from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs, share
 from rcdm_core.metrics.linear_probe import LinearProbe, fit_linear_probe, folds
 from rcdm_core.naming import some
 from rcdm_core.probes.opening import few, require_labels
@@ -193,13 +193,6 @@ def _cross(h: np.ndarray, divided: Divided, seed: int) -> Classifier:
         predicted[test] = probes[-1].predict(h[test])
         probability[test] = probes[-1].probabilities(h[test]).max(axis=1)
     return Classifier(probes, which, h, predicted, probability)
-
-
-def share(flags: np.ndarray) -> Estimate:
-    """The mean of flags, or of shares of samples, [images], NaN left out, with Wilson's interval over the images."""
-    usable = np.asarray(flags, dtype=np.float64)
-    usable = usable[np.isfinite(usable)]
-    return wilson(min(float(usable.sum()), float(len(usable))), len(usable))
 
 
 def accuracy(classifier: Classifier, divided: Divided) -> dict[str, Any]:

@@ -6,17 +6,19 @@ without its readout's pictures: where both speak of an attribute, they have to s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rcdm_core.probes.invariance_compare import named
-from rcdm_core.probes.verdicts import listed
-from rcdm_core.probes.wording import differing, said
+from rcdm_core.probes.verdicts import SAME_H, listed
+from rcdm_core.probes.wording import differing, doubt, percent, said
 
 # what a verdict of either probe says about h; the others say nothing
 HELD = {"kept": True, "nonlinear": True, "generator": True, "dropped": False, "follows": True, "ignores": False}
 FIRM = ("kept", "nonlinear", "dropped", "generator")
+BOTH, READOUT, SAME, VALUES = "both intervals", "the readout's interval", "one h", "values"  # what a verdict rests on
 _LARGEST = 3  # differences between models that are told
 
 
@@ -101,20 +103,32 @@ def _how_known(retention: Mapping[str, Any]) -> str:
 
 def _how_sure(names: Sequence[str], table: Mapping[str, Mapping[str, Cell]]) -> str:
     codes = [cell.retained["verdict"] for row in table.values() for cell in row.values() if cell.retained]
-    firm = sum(code in FIRM for code in codes)
-    no_interval = sum(
-        1
-        for row in table.values()
-        for cell in row.values()
-        if cell.retained and cell.retained["decodable"] and cell.retained["decodable"]["low"] is None
-    )
-    parts = [f"{firm} of {len(codes)} verdicts rest on 95% intervals that are clear of the thresholds"]
+    found = Counter(_rests_on(cell.retained) for row in table.values() for cell in row.values() if cell.retained)
+    both = f"{found[BOTH]} of {len(codes)} verdicts rest on 95% intervals, of samples and readout, that are clear of"
+    parts = [f"{both} the thresholds"]
+    for basis, words in (
+        (READOUT, "on that of the readout alone, since most samples have nothing to be measured"),
+        (SAME, "on h itself, which is the same for all pictures"),
+        (VALUES, "on values alone: there are too few pictures for an interval"),
+    ):
+        if found[basis]:
+            parts.append(f"{found[basis]} {words}")
     for code, words in (("cannot tell", "stay open"), ("not measurable", "could not be measured in these pictures")):
         if code in codes:
             parts.append(f"{codes.count(code)} {words}")
-    if no_interval:
-        parts.append(f"{no_interval} have too few pictures for an interval")
     return f"How sure that is: {'; '.join(parts)}."
+
+
+def _rests_on(retained: Mapping[str, Any]) -> str | None:
+    """What a firm verdict of the probe retention rests on; None of another one."""
+    if retained["verdict"] not in FIRM:
+        return None
+    if retained["verdict"] == "dropped" and retained["why"] == SAME_H:
+        return SAME
+    witnesses = [one for one in (retained["rendered"], retained["decodable"]) if one is not None]
+    if any(one["low"] is None or one["high"] is None for one in witnesses):
+        return VALUES
+    return BOTH if len(witnesses) == 2 else READOUT
 
 
 def _cross_check(names: Sequence[str], table: Mapping[str, Mapping[str, Cell]]) -> list[str]:
@@ -159,14 +173,15 @@ def _generators(names: Sequence[str], results: Mapping[str, Mapping[str, Any]]) 
     for name in names:
         again = results["retention"]["aggregates"][name]["h_in_samples"] if "retention" in results else None
         if again and again["value"] is not None:
-            heard.append(f"{name} {said(again)}")
+            heard.append(f"{name} {said(again)}{doubt(again, 0.0)}")
         if "faithfulness" in results:
-            ranked = results["faithfulness"]["aggregates"][name]["galleries"]["originals"]
-            first, ceiling = ranked["samples"]["top1"]["value"], ranked["ceiling"]["top1"]["value"]
-            found.append(f"{name} {first:.0%} (real pictures at their size {ceiling:.0%})")
+            entry = results["faithfulness"]["aggregates"][name]
+            first, ceiling = (entry["galleries"]["originals"][key]["top1"] for key in ("samples", "ceiling"))
+            unsure = doubt(first, entry["chance"]["top1"])
+            found.append(f"{name} {percent(first)}{unsure} (real pictures at their size {percent(ceiling)})")
     parts = []
     if heard:
-        parts.append(f"of h itself comes back in the h of a sample: {', '.join(heard)}")
+        parts.append(f"of h itself comes back in the h of a sample: {'; '.join(heard)}")
     if found:
-        parts.append(f"samples that find their own picture first: {', '.join(found)}")
-    return [f"How far the generators can be trusted: {'; '.join(parts)}."] if parts else []
+        parts.append(f"samples that find their own picture first: {'; '.join(found)}")
+    return [f"How far the generators can be trusted: {'. '.join(parts)}."] if parts else []

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rcdm_core.metrics.bootstrap import bootstrap_mean
+from rcdm_core.metrics.bootstrap import bootstrap_mean, share
 from rcdm_core.metrics.distances import mean_of_pairs
 from rcdm_core.metrics.groups import compare_groups, compare_overlapping
 from rcdm_core.metrics.paired import Difference, together
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
+from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, short
 from rcdm_core.probes.drawing import blocks
 from rcdm_core.probes.linear_probe import look
 from rcdm_core.probes.opening import check_conditional, data_of, few

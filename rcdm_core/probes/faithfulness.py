@@ -26,6 +26,7 @@ from rcdm_core.probes.opening import check_conditional, data_of, few, labels_of
 from rcdm_core.probes.other_samples import OtherSamples, read_other_samples
 from rcdm_core.probes.pictures import Pictures, choose, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
+from rcdm_core.probes.wording import doubt, percent, said
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
@@ -304,24 +305,29 @@ def _against(
 def answer_other(name: str, entry: dict[str, Any], n: int) -> str:
     """Another system's samples in a sentence."""
     other, drawn = entry["other"], entry["galleries"]["originals"]["other"]
-    rank, mrr, first = (drawn[key]["value"] for key in ("mean_rank", "mrr", "top1"))
+    by_chance = entry["chance"]
+    rank, mrr, first = (drawn[key] for key in ("mean_rank", "mrr", "top1"))
     return (
-        f"{other['name']}, in the h of {name}: seen from its samples, their own picture is at rank {rank:.1f} of {n} "
-        f"on average, the mean reciprocal rank is {mrr:.3f}, and it comes first for {first:.1%} ({other['samples']} "
-        f"samples of {other['pictures']} pictures)."
+        f"{other['name']}, in the h of {name}: seen from its samples, their own picture is at rank {said(rank, 1)} of "
+        f"{n} on average{doubt(rank, by_chance['mean_rank'])} (by chance {by_chance['mean_rank']:.1f}); the mean "
+        f"reciprocal rank is {said(mrr, 3)}{doubt(mrr, by_chance['mrr'])} (chance {by_chance['mrr']:.3f}); it comes "
+        f"first for {percent(first, 1)}{doubt(first, by_chance['top1'])} (chance {by_chance['top1']:.1%}; "
+        f"{other['samples']} samples of {other['pictures']} pictures)."
     )
 
 
 def answer(name: str, entry: dict[str, Any], n: int) -> str:
     """One model's table in a sentence."""
-    samples, ceiling = (entry["galleries"]["originals"][key] for key in ("samples", "ceiling"))
+    drawn, real = (entry["galleries"]["originals"][key] for key in ("samples", "ceiling"))
     by_chance = entry["chance"]
-    drawn, real = ({key: value["value"] for key, value in part.items()} for part in (samples, ceiling))
+    rank, mrr, first = (drawn[key] for key in ("mean_rank", "mrr", "top1"))
     return (
-        f"{name}: seen from a sample, its own picture is at rank {drawn['mean_rank']:.1f} of {n} on average "
-        f"(from real pictures of the sample's size {real['mean_rank']:.1f}, by chance {by_chance['mean_rank']:.1f}); "
-        f"the mean reciprocal rank is {drawn['mrr']:.3f} (real {real['mrr']:.3f}, chance {by_chance['mrr']:.3f}); "
-        f"it comes first for {drawn['top1']:.1%}."
+        f"{name}: seen from a sample, its own picture is at rank {said(rank, 1)} of {n} on average"
+        f"{doubt(rank, by_chance['mean_rank'])} (from real pictures of the sample's size {said(real['mean_rank'], 1)}, "
+        f"by chance {by_chance['mean_rank']:.1f}); the mean reciprocal rank is {said(mrr, 3)}"
+        f"{doubt(mrr, by_chance['mrr'])} (real {said(real['mrr'], 3)}, chance {by_chance['mrr']:.3f}); it comes first "
+        f"for {percent(first, 1)}{doubt(first, by_chance['top1'])} (real {percent(real['top1'], 1)}, chance "
+        f"{by_chance['top1']:.1%})."
     )
 
 

@@ -1,7 +1,9 @@
 """Appendix B: representations without a picture, from a kernel density over those of pictures.
 
-p(h) = 1/N Σ N(h; f(x_n), Iσ), σ = 0.01: one of N pictures' h and Gaussian noise. Iσ is read as a standard deviation of
-σ in every dimension; as a covariance it would be one of √σ, which `std` takes as well (0.1 for the paper's 0.01).
+p(h) = 1/N Σ N(h; f(x_n), Iσ), σ = 0.01: one of N pictures' h and Gaussian noise. The pictures are taken in turn, in
+random order, so that each is used as often as any other, and once where N suffices: what is drawn near one picture is
+no two independent cases. Iσ is read as a standard deviation of σ in every dimension; as a covariance it would be one of
+√σ, which `std` takes as well (0.1 for the paper's 0.01).
 """
 
 from __future__ import annotations
@@ -41,14 +43,19 @@ class Density:
     def draw(self, count: int, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """h float64 [count, dim], and the places [count] of the pictures that they are near.
 
-        The k-th depends on the seed and k alone.
+        The k-th depends on the seed and k alone, and is near the same picture as the (k + N)-th.
         """
         from rcdm_core.randomness import generator
 
         rngs = [generator(seed, "kernel density", k) for k in range(count)]
-        places = np.array([rng.integers(len(self.h)) for rng in rngs], dtype=np.int64)
+        order = generator(seed, "kernel density", "order").permutation(len(self.h))
+        places = order[np.arange(count) % len(order)]
         noise = np.stack([rng.standard_normal(self.h.shape[1]) for rng in rngs])
         return self.h[places].astype(np.float64) + self.std * noise, places
+
+    def owners(self, count: int) -> np.ndarray:
+        """Of which picture each of the first `count` is, int [count]: numbered as they are drawn, from 0 on."""
+        return np.arange(count) % len(self.h)
 
 
 def stream(k: int) -> str:

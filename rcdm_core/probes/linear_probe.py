@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.bootstrap import share
 from rcdm_core.metrics.paired import compare, together
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, share, short
+from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, short
 from rcdm_core.probes.drawing import blocks, draw
 from rcdm_core.probes.encoding import h_at_image_size
 from rcdm_core.probes.opening import check_conditional, data_of

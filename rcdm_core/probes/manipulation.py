@@ -198,13 +198,14 @@ def _aggregate(
                 toward = joined(look.toward[which][name] for look in looks)
                 of[f"{which}, toward"] = bootstrap_over_pairs(toward, pairs, seed=seed).as_json()
         entry["measures"][name] = of
-    entry["candidates"] = float(joined(look.candidates for look in looks).mean())
+    candidates = joined(look.candidates.astype(np.float64) for look in looks)
+    entry["candidates"] = bootstrap_mean(candidates, seed=seed).as_json()
     asked = {which: joined(look.asked[which] for look in looks) for which in WHICH}
     entry["asked"] = {
         which: bootstrap_over_pairs(values, reference.distances, seed=seed).as_json() for which, values in asked.items()
     }
     changed = joined(np.array([len(dims) for dims in look.dims[WHICH[0]]], dtype=np.float64) for look in looks)
-    entry["changed"] = bootstrap_mean(changed, seed=seed).value
+    entry["changed"] = bootstrap_mean(changed, seed=seed).as_json()
     return entry, moves
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
-from rcdm_core.metrics.bootstrap import wilson
+from rcdm_core.metrics.bootstrap import bootstrap_median, share
 from rcdm_core.metrics.neighbours import Nearest
 from rcdm_core.metrics.paired import compare, together
 from rcdm_core.probes.base import Context, Probe, Result
@@ -92,7 +92,10 @@ def run(context: Context) -> Result:
         images = int(result.counting.sum())
         for space, of_model in near.items():
             of_model[f"{name}, in {SPACES[space]}"] = counted[space]["near"].reshape(images, -1).mean(axis=1)
-        entry = shares(_of(found, counting), counted, images, len(pool), len(seen), model.train_count)
+        owners = np.arange(images).repeat(params["samples"])
+        entry = shares(
+            _of(found, counting), counted, owners, len(pool), len(seen), model.train_count, seed=context.seed
+        )
         result.aggregates[name] = entry
         result.answer.append(answer(name, entry))
         describe(records, name, found, flags, seen, params["samples"], params["shown"])
@@ -214,29 +217,39 @@ def _of(found: dict[tuple[str, str], Found], chosen: np.ndarray) -> dict[tuple[s
 def shares(
     found: dict[tuple[str, str], Found],
     flags: dict[str, dict[str, np.ndarray]],
-    images: int,
+    owners: np.ndarray,
     pool: int,
     searched: int,
     trained: int | None,
+    *,
+    seed: int,
 ) -> dict[str, Any]:
-    """For each space the shares of near samples and of copies, and the median distances.
+    """For each space the shares of near samples and of copies, and the median distances, with intervals over pictures.
 
-    trained: how many pictures the model was trained on; None: not known.
+    owners: of which picture each sample is, int [Q], from 0 on. trained: how many pictures the model was trained on;
+    None: not known.
     """
     entry: dict[str, Any] = {"pool": pool, "searched": searched, "trained": trained, "usual": USUAL, "spaces": {}}
     whole = trained is not None and searched >= trained
     for space in SPACES:
-        of_images = {key: flag.reshape(images, -1).mean(axis=1).sum() for key, flag in flags[space].items()}
-        copies = wilson(float(of_images["copy"]), images)
+        copies = share(by_picture(flags[space]["copy"], owners))
         enough = pool >= LEAST_POOL
         entry["spaces"][space] = {
-            "near": wilson(float(of_images["near"]), images).as_json(),
+            "near": share(by_picture(flags[space]["near"], owners)).as_json(),
             "copy": copies.as_json(),
             "verdict": verdict(copies.low, copies.high, whole=whole) if enough else "cannot tell",
-            "median": float(np.median(found[space, "samples"].distance)),
-            "median_held_out": float(np.median(found[space, "held out"].distance)),
+            "median": bootstrap_median(found[space, "samples"].distance, owners, seed=seed).as_json(),
+            "median_held_out": bootstrap_median(found[space, "held out"].distance, seed=seed).as_json(),
         }
     return entry
+
+
+def by_picture(values: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """The means of values [Q] of samples over the pictures that these are of: owners int [Q], from 0 on -> [pictures].
+
+    Samples of one picture are no independent cases; pictures are.
+    """
+    return np.asarray(np.bincount(owners, weights=values) / np.bincount(owners))
 
 
 def verdict(low: float | None, high: float | None, *, whole: bool = True) -> str:

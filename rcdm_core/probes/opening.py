@@ -57,13 +57,16 @@ def pictures_of(context: Context, data: ImageSource | None, count: int, *, what:
 
 
 def few(n: int, what: str = "picture", *, many: str = "") -> list[str]:
-    """The note on fewer than an interval takes. what: of one of them; many: of several, where that is not with an s."""
+    """The note on fewer than an interval by bootstrap takes; shares have Wilson's.
+
+    what: of one of them; many: of several, where that is not with an s.
+    """
     if n >= MIN_IMAGES:
         return []
     who = f"{what} is" if n == 1 else f"{many or what + 's'} are"
     return [
-        f"{n} {who} too few for intervals ({MIN_IMAGES} are needed): the numbers hold for what is shown and for "
-        "nothing else."
+        f"{n} {who} too few for intervals by bootstrap ({MIN_IMAGES} are needed; shares have Wilson's from one on): "
+        "numbers without one hold for what is shown and for nothing else."
     ]
 
 

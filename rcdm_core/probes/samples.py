@@ -19,7 +19,7 @@ from rcdm_core.probes.encoding import h_at_image_size, h_of
 from rcdm_core.probes.opening import check_conditional, data_of, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
-from rcdm_core.probes.wording import said
+from rcdm_core.probes.wording import doubt, said
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
 
@@ -191,12 +191,13 @@ def answer(name: str, group: str, entry: dict[str, dict[str, Any]]) -> str:
     if distance["value"] is None:
         return f"{name}: there are no two pictures whose distance could be the unit; the samples must speak."
     text = (
-        f"{name}, pictures {group}: samples are {said(distance)} of a random pair's distance from the h that they were "
-        f"made from (the real pictures at their size: {floor['value']:.2f})"
+        f"{name}, pictures {group}: samples are {said(distance)} of a random pair's distance{doubt(distance, 1.0)}, "
+        f"from the h that they were made from (the real pictures at their size: {said(floor)})"
     )
     if spread["value"] is None:
         return text + "."
-    return text + f"; they differ from each other by {said(spread)} of the variance of random pictures."
+    unsure = doubt(spread, 1.0)
+    return f"{text}; they differ from each other by {said(spread)} of the variance of random pictures{unsure}."
 
 
 PROBE = Probe(

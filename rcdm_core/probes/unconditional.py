@@ -14,14 +14,24 @@ from typing import Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
-from rcdm_core.metrics.bootstrap import bootstrap_ratio, wilson
+from rcdm_core.metrics.bootstrap import MIN_IMAGES, OTHER_STREAM, resampled_counts, share
 from rcdm_core.metrics.paired import Difference, compare_each, together
-from rcdm_core.metrics.resampled import RESAMPLES, Resampled, over_images
+from rcdm_core.metrics.resampled import RESAMPLES, Resampled
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import Drawn, blocks, draw
 from rcdm_core.probes.kernel_density import PARAMETERS, Density, check_density, density, stream
-from rcdm_core.probes.neighbours import LEAST_POOL, SPACES, TITLES, describe, judge, rows_of, search, shares
-from rcdm_core.probes.opening import check_conditional, data_of, pool_of
+from rcdm_core.probes.neighbours import (
+    LEAST_POOL,
+    SPACES,
+    TITLES,
+    by_picture,
+    describe,
+    judge,
+    rows_of,
+    search,
+    shares,
+)
+from rcdm_core.probes.opening import check_conditional, data_of, few, pool_of
 from rcdm_core.probes.pictures import Pictures, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import percent, said
@@ -53,11 +63,13 @@ def run(context: Context) -> Result:
         result.notes.append(
             f"{len(pool)} held-out pictures are too few to say how near they usually are ({LEAST_POOL} are needed)."
         )
+    distinct = min([params["count"], len(pool), *(len(one.h) for one in densities)])
+    result.notes += few(distinct, "picture that h is drawn near", many="pictures that h is drawn near")
     references = random_pictures(context, pool)
 
     records: list[dict[str, Any]] = [{"name": f"drawn {k + 1}", "models": {}} for k in range(params["count"])]
     rows: list[list[GridRow]] = []
-    measured: dict[str, dict[str, np.ndarray]] = {}  # of each model, by what the measure is called, over the drawn h
+    measured: dict[str, dict[str, np.ndarray]] = {}  # of each model, by what the measure is called, over pictures
     remembered: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # what the ratio memory is of
     for m, (name, model, found) in enumerate(zip(context.names, context.models, densities, strict=True)):
         h, places = found.draw(params["count"], seed=context.seed)
@@ -66,22 +78,25 @@ def run(context: Context) -> Result:
         away = _apart(drawn, read_arrays(near, model.image_size, fit_of(model)))
         of_held_out, held = Density([*pool], references[m].h, params["std"]).draw(params["count"], seed=context.seed)
         control = _apart(_sample(context, m, of_held_out, params["count"]), references[m].pictures[held])
+        owners = found.owners(params["count"])
+        remembered[name] = by_picture(away, owners), by_picture(control, np.arange(len(held)) % len(references[m].h))
         searched, seen = search(context, name, model, drawn, pool, Pictures(found.pictures))
         flags = {space: judge(searched[space, "samples"], searched[space, "held out"]) for space in ("h", "pixels")}
         nearest = searched["pixels", "samples"].places[:, 0]
         own = np.array([seen[j].id == picture.id for j, picture in zip(nearest, near, strict=True)])
         distance = np.linalg.norm(drawn.h[:, 0] - h, axis=-1)
         result.aggregates[name] = {
-            **shares(searched, flags, params["count"], len(pool), len(seen), model.train_count),
+            **shares(searched, flags, owners, len(pool), len(seen), model.train_count, seed=context.seed),
             **_numbers(context, drawn, distance, found, references[m]),
-            "memory": bootstrap_ratio(away, control, seed=context.seed).as_json(),
-            "own": wilson(int(own.sum()), len(own)).as_json(),
+            "pictures": int(owners.max()) + 1,
+            "memory": memory(*remembered[name], seed=context.seed).estimate().as_json(),
+            "own": share(by_picture(own, owners)).as_json(),
         }
         unit, varied = (references[m].mean(of) or np.nan for of in (references[m].distances, references[m].pixels))
-        measured[name] = {"diversity": _squares(drawn) / varied, "samples from h": distance / unit, OWN: own * 1.0}
+        of_samples = {"diversity": _squares(drawn) / varied, "samples from h": distance / unit, OWN: own}
         for space, of_space in flags.items():
-            measured[name] |= {f"{WORDS[key]}, in {SPACES[space]}": flag * 1.0 for key, flag in of_space.items()}
-        remembered[name] = away, control
+            of_samples |= {f"{WORDS[key]}, in {SPACES[space]}": flag for key, flag in of_space.items()}
+        measured[name] = {key: by_picture(values, owners) for key, values in of_samples.items()}
         result.answer.append(answer(name, result.aggregates[name], params["std"]))
         describe(records, name, searched, flags, seen, 1, params["shown"])
         for k, record in enumerate(records):
@@ -104,24 +119,45 @@ def run(context: Context) -> Result:
         rows.append(fresh)
         result.images = records
         result.save()  # what is done stays, whatever happens to the next model
-    differences = together(compare_each(measured, seed=context.seed), compare_memory(remembered, seed=context.seed))
+    differences = together(
+        compare_each(_of_one_length(measured), seed=context.seed), compare_memory(remembered, seed=context.seed)
+    )
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
     write_report(result, context, rows, differences)
     return result
 
 
 def compare_memory(remembered: Mapping[str, tuple[np.ndarray, np.ndarray]], *, seed: int) -> list[Difference]:
-    """Every two models in the ratio of two sums over the k drawn h, from resamples of the same k for both."""
-
-    def ratio(parts: tuple[np.ndarray, np.ndarray]) -> Resampled:
-        away, control = parts
-        return over_images(
-            lambda rows: float(away[rows].sum() / control[rows].sum()), len(away), seed=seed, resamples=RESAMPLES
-        )
-
-    ratios = {name: ratio(parts) for name, parts in remembered.items()}
+    """Every two models in `memory`, from the same resamples for both where they have as many pictures."""
+    ratios = {name: memory(*parts, seed=seed) for name, parts in remembered.items()}
     apart = {(a, b): ratios[a].less(ratios[b]) for a, b in combinations(ratios, 2)}
     return [Difference(f"{a}: {MEMORY}", b, one.estimate(), one.p(), None) for (a, b), one in apart.items()]
+
+
+def memory(away: np.ndarray, control: np.ndarray, *, seed: int) -> Resampled:
+    """The mean of away [n], over pictures of the training, over that of control [m], over held-out ones.
+
+    These are other pictures, and resampled on their own.
+    """
+    of_control = float(control.mean())
+    value, n = (float(away.mean()) / of_control if of_control else np.nan), min(len(away), len(control))
+    draws = np.zeros(0)
+    if n >= MIN_IMAGES and of_control:
+        tops, bottoms = (
+            np.concatenate([counts @ one / len(one) for counts in resampled_counts(len(one), RESAMPLES, own)])
+            for one, own in ((away, seed + len(away)), (control, seed + len(control) + OTHER_STREAM))
+        )
+        draws = tops[bottoms > 0] / bottoms[bottoms > 0]
+    return Resampled(value, draws, n, (0.0, np.inf))
+
+
+def _of_one_length(measured: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """With NaN for the pictures that another model has more of: the k-th of both are compared."""
+    longest = max(len(values) for of_model in measured.values() for values in of_model.values())
+    return {
+        name: {key: np.append(values, np.full(longest - len(values), np.nan)) for key, values in of_model.items()}
+        for name, of_model in measured.items()
+    }
 
 
 def _sample(context: Context, m: int, h: np.ndarray, first: int) -> Drawn:
@@ -147,10 +183,11 @@ def _squares(drawn: Drawn) -> np.ndarray:
 
 def _numbers(context: Context, drawn: Drawn, distance: np.ndarray, found: Density, reference: Random) -> dict[str, Any]:
     """How the samples vary, how far they are from the drawn h, and what the noise on h is: in units of random pairs."""
-    unit = reference.mean(reference.distances)
+    unit, owners = reference.mean(reference.distances), found.owners(len(distance))
+    squares, distance = by_picture(_squares(drawn), owners), by_picture(distance, owners)
     return {
         "random_pair_distance": unit,
-        "diversity": reference.in_units(_squares(drawn), reference.pixels, seed=context.seed).as_json(),
+        "diversity": reference.in_units(squares, reference.pixels, seed=context.seed).as_json(),
         "distance": reference.in_units(distance, reference.distances, seed=context.seed).as_json(),
         "noise": found.std * float(np.sqrt(found.h.shape[1])) / unit if unit else None,
     }

@@ -21,6 +21,7 @@ ALONE = 0.15  # either way: what stands for the interval where there are too few
 HELD = 0.25  # R² of the readout from which on h holds the attribute
 FAR = (0.5, 2.0)  # the samples' variance over the pictures': an interval outside of this is a generator's own limit
 HEARD = 0.05  # of h itself that comes back in the samples' h: a generator is heard to use h if the interval is above
+SAME_H = "h is the same for all pictures"  # why an attribute is dropped whatever its intervals are
 DOUBLINGS = 2  # of the readout's pictures: one that may not stay low that long, at its present gain, is no evidence
 
 
@@ -126,7 +127,7 @@ def judge_retention(found: Retained) -> Verdict:
     """
     rendered, decodable = found.rendered, found.decodable
     if found.heard is None:
-        return Verdict("dropped", "h is the same for all pictures")
+        return Verdict("dropped", SAME_H)
     # a readout that is worse than the mean has learnt nothing: of an R² the upper end alone counts
     read = "low" if _high(decodable) <= IGNORES else band(decodable)
     if rendered is None:

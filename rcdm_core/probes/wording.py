@@ -26,12 +26,21 @@ def _text(value: float, digits: int) -> str:
     return text if float(text) else text.lstrip("-")
 
 
-def percent(estimate: Mapping[str, Any]) -> str:
+def percent(estimate: Mapping[str, Any], digits: int = 0) -> str:
     """A proportion of result.json in percent, with its interval."""
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
     if value is None:
         return "–"
-    return f"{value:.0%}" if low is None or high is None else f"{value:.0%} [{low:.0%}, {high:.0%}]"
+    text = f"{value:.{digits}%}"
+    return text if low is None or high is None else f"{text} [{low:.{digits}%}, {high:.{digits}%}]"
+
+
+def doubt(estimate: Mapping[str, Any], chance: float) -> str:
+    """What has to be said after a number of result.json whose interval holds what chance gives; otherwise nothing."""
+    low, high = estimate["low"], estimate["high"]
+    if low is None or high is None or not low <= chance <= high:
+        return ""
+    return ", not told from chance"
 
 
 def differing(

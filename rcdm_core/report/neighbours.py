@@ -43,7 +43,8 @@ def write_report(
         ],
         digits=3,
         chart=1,
-        note=f"{USUAL:.0%} of held-out pictures are as near, by definition. In brackets: Wilson's, over pictures.",
+        note=f"{USUAL:.0%} of held-out pictures are as near, by definition. In brackets, over pictures: "
+        "Wilson's of shares, bootstrap of medians.",
     )
     caption = (
         "The picture, its first sample, and the sample's nearest training pictures. In a red frame: a copy. Below: the "

@@ -59,9 +59,10 @@ def write_report(
         if of_model
     ]
     note = (
-        "The k-th h of one model against the k-th of the other. p: of the mean, by flipping signs of h, two-sided; of "
-        "memory, a ratio, by Student's distribution from resamples of the same k; corrected: Holm's, for all rows."
+        "The k-th picture of one model's density against the k-th of the other's. p: of the mean, by flipping signs of "
+        "pictures, two-sided; of memory, a ratio, by Student's distribution from the same resamples for both; "
+        "corrected: Holm's, for all rows."
     )
-    against = [replace(one, note=note) for one in differences(found, "", over="drawn h")]
+    against = [replace(one, note=note) for one in differences(found, "", over="pictures")]
     parts = Parts([numbers, memory], [], figures, against)
     return write_probe_page(result, context, "Unconditional", parts, usual=USUAL, neighbours=NEIGHBOURS)
