@@ -1,6 +1,7 @@
 """The command `rcdm`: finds its subcommands when they are asked for, and turns exceptions into one sentence.
 
-Exit codes: 0 done; 1 a check failed or something unexpected happened; 2 bad input; 130 stopped with Ctrl-C.
+Exit codes: 0 done; 1 a check failed or something unexpected happened; 2 bad input; 130 stopped with Ctrl-C
+or SIGTERM.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import click
 import rcdm_core
 from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import common_options, wants_traceback
+from rcdm_core.interrupt import sigterm_as_ctrl_c
 
 # In the order in which a newcomer meets them; each is a module of this package with a click command named `command`.
 COMMANDS = ("demo", "providers", "encode", "train", "sample", "probe", "evaluate", "plugin")
@@ -90,7 +92,7 @@ class LazyGroup(HelpfulGroup):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with one_sentence():
+        with one_sentence(), sigterm_as_ctrl_c():
             return super().invoke(ctx)
 
 
