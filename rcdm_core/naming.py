@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Sequence
 
 
 def some(names: Sequence[str]) -> str:
     """The first three, and how many more there are."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def shortened(name: str, size: int) -> str:
+    """As many of the first characters as have `size` bytes in a file's name."""
+    while len(os.fsencode(name)) > size:
+        name = name[:-1]
+    return name
 
 
 def clashes(names: Sequence[str]) -> dict[str, list[int]]:

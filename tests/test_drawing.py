@@ -175,7 +175,7 @@ def test_of_a_model_in_memory_nothing_is_kept(tmp_path: Path) -> None:
     assert not (tmp_path / keeping.FOLDER).exists()
 
 
-FEW = {"count": 4, "samples": 16, "pool": 0}
+FEW = {"count": 4, "samples": 32, "pool": 0}
 
 
 def test_only_files_of_the_run_are_removed(tmp_path: Path) -> None:
