@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from exact_rcdm import ExactRCDM
 from PIL import Image
 
 import rcdm_core
+from rcdm_cli import console
 from rcdm_core.atomic import replace_text
 
 
@@ -38,3 +42,29 @@ def test_a_file_in_the_way_of_a_folder_is_named(folder: Path) -> None:
         for out in ("afile", "afile/x", "afile/x/y"):
             message = error_of(*words, "--model", "m", "--out", out)
             assert message == "Error: afile is a file, and a folder is needed there; choose another one with --out."
+
+
+def test_what_is_said_is_one_line_whatever_files_are_called(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\nError: b\x1b[2J\u2028c.png"
+    told = "a\\nError: b\\x1b[2J\\u2028c.png"
+    Image.new("RGB", (40, 40)).save(folder / name)
+    run = ("--model", "m", "--sampling-steps", "1", "--image")
+    found = rcdm("probe", "samples", "--samples", "1", *run, name)
+    assert found.exit_code == 0, found.output
+    assert f"Note: {told} (40 × 40) is smaller" in found.stdout and "\x1b" not in found.output
+    (folder / name).write_text("no picture")
+    assert f"Error: {told} cannot be read" in error_of("probe", "samples", *run, name)
+    console.PlainReporter().log(name)
+    console.print_table(("file",), [(name,)])
+    assert [line.rstrip() for line in "".join(capsys.readouterr()).splitlines()] == ["file", told, told]
+    assert console.one_line("Gänge – 漢字 \U0001f600") == "Gänge – 漢字 \U0001f600"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("words", ["--help", "providers --json"])
+def test_output_that_cannot_be_written(words: str) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "rcdm_cli.main", *words.split()]
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert found.returncode == 2
+    assert found.stderr == "Error: stdout could not be written (No space left on device); send it somewhere else.\n"

@@ -85,9 +85,8 @@ def _train(config: TrainConfig, device: torch.device, reporter: Reporter) -> Pat
             Trainer(config, setup, device, reader, reporter).run(tell_time=asked.steps is None and not config.minutes)
     finally:
         reader.close()
-    skipped = list_skipped(setup.run, setup.dataset.source)
-    if skipped is not None:
-        reporter.log(skipped)
+    for line in list_skipped(setup.run, setup.dataset.source):
+        reporter.log(line)
     return setup.run
 
 
