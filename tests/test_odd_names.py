@@ -47,11 +47,11 @@ def test_a_file_in_the_way_of_a_folder_is_named(folder: Path) -> None:
 def test_what_is_said_is_one_line_whatever_files_are_called(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "a\nError: b\x1b[2J\u2028c.png"
     told = "a\\nError: b\\x1b[2J\\u2028c.png"
-    Image.new("RGB", (40, 40)).save(folder / name)
+    Image.new("RGB", (20, 20)).save(folder / name)
     run = ("--model", "m", "--sampling-steps", "1", "--image")
     found = rcdm("probe", "samples", "--samples", "1", *run, name)
     assert found.exit_code == 0, found.output
-    assert f"Note: {told} (40 × 40) is smaller" in found.stdout and "\x1b" not in found.output
+    assert f"Note: {told} (20 × 20) is smaller" in found.stdout and "\x1b" not in found.output
     (folder / name).write_text("no picture")
     assert f"Error: {told} cannot be read" in error_of("probe", "samples", *run, name)
     console.PlainReporter().log(name)
