@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import platform
 import re
@@ -17,6 +18,7 @@ from rcdm_core.errors import RCDMError
 # Processes of other machines may share the folder, and nothing is known of theirs.
 _MACHINE = re.sub(r"[^\w-]", "-", platform.node())[:40] or "localhost"
 _TEMPORARY = re.compile(rf"\..+\.{re.escape(_MACHINE)}\.(\d+)\.tmp")
+_LONG = 100  # bytes: file systems allow 255 for a name, those that encrypt 143
 _cleaned: set[Path] = set()
 
 
@@ -105,7 +107,10 @@ def _temporary(path: Path) -> Path:
                 left = _TEMPORARY.fullmatch(entry.name)
                 if left and not _is_running(int(left[1])):
                     shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.unlink(entry.path)
-    return path.with_name(f".{path.name}.{_MACHINE}.{os.getpid()}.tmp")
+    name = os.fsencode(path.name)
+    # A name that only just fits has to fit here too, and names that begin alike must not meet.
+    short = path.name if len(name) <= _LONG else hashlib.sha256(name).hexdigest()[:16]
+    return path.with_name(f".{short}.{_MACHINE}.{os.getpid()}.tmp")
 
 
 def _is_running(process: int) -> bool:
@@ -140,6 +145,9 @@ def make_folder(path: Path, option: str = "--out") -> Path:
     except UnicodeEncodeError as error:
         raise RCDMError(f"The path {path} is not UTF-8; choose another folder with {option}.") from error
     with explain_failures(Path(path), option):
+        for part in (Path(path), *Path(path).parents):
+            if part.exists() and not part.is_dir():
+                raise RCDMError(f"{part} is a file, and a folder is needed there; choose another one with {option}.")
         Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Sequence
 
 # What probes write into a result's aggregates beside the models, whose names are keys there too.
@@ -24,6 +25,13 @@ def of_models(names: Sequence[str]) -> list[str]:
             number += 1
         result.append(own)
     return result
+
+
+def shortened(name: str, size: int) -> str:
+    """As many of the first characters as have `size` bytes in a file's name."""
+    while len(os.fsencode(name)) > size:
+        name = name[:-1]
+    return name
 
 
 def clashes(names: Sequence[str]) -> dict[str, list[int]]:

@@ -12,6 +12,7 @@ import torch
 from rcdm_core import defaults, samplers
 from rcdm_core.atomic import make_folder, replacing
 from rcdm_core.errors import RCDMError
+from rcdm_core.naming import shortened
 from rcdm_core.out_folder import refuse_among_pictures
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.pictures import Picture, choose, default_data, fit_of, read_arrays, trained_from
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
 DEFAULT_PICTURES = 4  # held-out ones, where no picture was asked for
+_LONGEST = 255  # bytes of a file's name
 
 
 def sample_images(
@@ -64,7 +66,7 @@ def sample_images(
         notes = [*chosen.notes, *chosen.training_notes([model.name], [model])]
         if model.representations is not None:
             notes += model.representations.notes([picture.id for picture in chosen])
-    names = _file_names(pictures)
+    names = _file_names(pictures, n)
     rows = []
     reporter.start(len(pictures) * n, "sampling", unit="sample")
     for picture, name in zip(pictures, names, strict=True):
@@ -98,13 +100,15 @@ def sample_images(
     )
 
 
-def _file_names(pictures: Sequence[Picture | None]) -> list[str]:
-    """A name for each picture's files: its own without folders and ending, numbered where two have the same."""
-    names: list[str] = []
+def _file_names(pictures: Sequence[Picture | None], n: int) -> list[str]:
+    """A name for each picture's n files: its own without folders and ending, numbered where two have the same, and
+    shortened where the files' would be too long."""
+    names: dict[str, None] = {}
     for picture in pictures:
         stem = "sample" if picture is None else Path(picture.name).stem.replace(" ", "-") or "picture"
-        name, number = stem, 2
+        name, number = shortened(stem, _LONGEST - len(f"-{n}.png")), 2
         while name in names:
-            name, number = f"{stem}-{number}", number + 1
-        names.append(name)
-    return names
+            mark = f"-{number}"
+            name, number = shortened(stem, _LONGEST - len(f"{mark}-{n}.png")) + mark, number + 1
+        names[name] = None
+    return list(names)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_runner import rcdm
 from exact_rcdm import ExactRCDM
 from test_resume import results
 from training_fixtures import Make, Recorder
@@ -146,3 +147,19 @@ def test_a_second_one_while_a_probe_writes_what_it_has(tmp_path: Path, monkeypat
     calls.clear()
     assert probe() == expected and len(calls) == 2
     assert not (out / keeping.FOLDER).exists()
+
+
+def test_sigterm_ends_a_probe_as_ctrl_c_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code, a word, and what was drawn: kept."""
+    monkeypatch.setattr(base, "_bundle_digest", lambda folder: "digest")
+    model: Any = ExactRCDM("shapes-no-color")
+    model.path = tmp_path
+    calls = iter(range(10))
+    model.before_sampling = lambda: signal.raise_signal(signal.SIGTERM) if next(calls) == 1 else None
+    monkeypatch.setattr(rcdm_core, "load", lambda *given, **named: model)
+    before = signal.getsignal(signal.SIGTERM)
+    run = ("--model", tmp_path, "--data", "shapes:40:7", "--count", "6", "--samples", "32", "--pool", "0")
+    found = rcdm("probe", "variance", *run, "--out", tmp_path / "out")
+    assert found.exit_code == 130 and signal.getsignal(signal.SIGTERM) is before
+    assert found.stderr.endswith(f"What was computed is kept in {tmp_path}/out; the same command goes on.\nStopped.\n")
+    assert list((tmp_path / "out" / keeping.FOLDER).glob("*.npz")) and not (tmp_path / "out" / keeping.LOCK).exists()

@@ -14,7 +14,9 @@ import torch
 from exact_rcdm import ExactRCDM
 
 import rcdm_core
+from rcdm_core.atomic import make_folder
 from rcdm_core.data.shapes import Shapes
+from rcdm_core.errors import RCDMError
 from rcdm_core.metrics import fidelity
 from rcdm_core.metrics.attack import Attack
 from rcdm_core.probes import base, encoding, inversion, keeping, pictures
@@ -55,7 +57,7 @@ def run(name: str, out: Path, counting: Counting, **changes: Any) -> dict[str, b
     model = ExactRCDM("shapes-no-color")
     model.path, model.before_sampling = out.parent, counting
     rcdm_core.run_probe(name, models=[model], out=out, **{"data": DATA, **PROBES.get(name, ({}, 0))[0], **changes})
-    found = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".html"}
+    found = {path.name: path.read_bytes() for path in out.glob("*.*") if path.is_file() and path.suffix != ".html"}
     result = json.loads(found["result.json"])
     found["result.json"] = json.dumps({k: v for k, v in result.items() if k not in ("started", "command")}).encode()
     return found
@@ -173,18 +175,47 @@ def test_of_a_model_in_memory_nothing_is_kept(tmp_path: Path) -> None:
     assert not (tmp_path / keeping.FOLDER).exists()
 
 
-def test_only_own_files_are_removed(tmp_path: Path) -> None:
+FEW = {"count": 4, "samples": 32, "pool": 0}
+
+
+def test_only_files_of_the_run_are_removed(tmp_path: Path) -> None:
+    """What another run that was stopped has kept stays, and it goes on from there."""
     out = tmp_path / "out"
-    others = [out / "drawn" / "by-hand.npz", out / keeping.FOLDER / "notes.txt"]
-    own = [out / keeping.FOLDER / f"{'0a' * 16}.npz", out / keeping.FOLDER / f".{'0a' * 16}.npz.machine.1.tmp"]
-    for path in (*others, *own):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x")
-    keeping.forget(out)
-    assert all(path.exists() for path in others) and not any(path.exists() for path in own)
-    others[1].unlink()
-    keeping.forget(out)
-    assert not (out / keeping.FOLDER).exists() and others[0].exists()
+    with pytest.raises(KeyboardInterrupt):
+        run("samples", out, Counting(stop_at=2), seed=1, **FEW)
+    # what does not depend on the seed serves, and goes with, the run that is done first
+    stopped = {path for path in (out / keeping.FOLDER).iterdir() if "samples" in np.load(path).files}
+    (out / keeping.FOLDER / "notes.txt").write_text("by hand")
+    whole, rest = Counting(), Counting()
+    run("samples", out, whole, **FEW)
+    assert stopped == {path for path in (out / keeping.FOLDER).iterdir() if path.suffix == ".npz"}
+    run("samples", out, rest, seed=1, **FEW)
+    assert rest.calls == whole.calls - 1
+    assert [path.name for path in (out / keeping.FOLDER).iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_another_run_removes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = iter(range(100))
+
+    def removed(path: Path) -> Path:
+        make_folder(path)
+        if path.name == keeping.FOLDER and next(made) < 2:
+            path.rmdir()
+        return path
+
+    monkeypatch.setattr(keeping, "make_folder", removed)
+    with pytest.raises(KeyboardInterrupt):
+        run("samples", tmp_path, Counting(stop_at=2), **FEW)
+    assert list((tmp_path / keeping.FOLDER).glob("*.npz"))
+
+
+def test_one_probe_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    refusal = "out is being written by another probe; wait for it, or choose another --out"
+    with keeping.alone(make_folder(tmp_path / "out")), pytest.raises(RCDMError, match=refusal):
+        run("samples", tmp_path / "out", Counting(), **FEW)
+    assert not list((tmp_path / "out").iterdir())
+    run("samples", tmp_path / "out", Counting(), **FEW)
+    assert not (tmp_path / "out" / keeping.LOCK).exists()
 
 
 class Clock:
@@ -230,7 +261,6 @@ def test_finished_descents_are_kept_with_their_seconds(
         for method in ("pixels", "prior"):
             seconds = picture["models"]["shapes-no-color"][method]["seconds"]
             assert seconds == int(picture["content_id"][:3], 16)
-    assert not (tmp_path / "out" / keeping.FOLDER).exists()
 
 
 def test_finished_attacks_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,4 +286,3 @@ def test_finished_attacks_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(KeyboardInterrupt):
             attacks("out", 1, **changes)
     assert attacks("out") == expected and counting.calls == 1
-    assert not (tmp_path / "out" / keeping.FOLDER).exists()

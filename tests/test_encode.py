@@ -227,7 +227,8 @@ def test_unreadable_files_are_skipped_and_a_folder_of_them_is_an_error(provider:
     result = run(provider, folder, tmp_path / "h.safetensors", progress=recorder)
     assert len(result) == 4 and sorted(name for name, _, _ in result.skipped) == ["bad0.png", "bad1.png"]
     assert all("not an image" in reason for _, _, reason in result.skipped)
-    assert "Skipped 2 pictures" in recorder.lines[-1] and "bad1.png: it is not an image" in recorder.lines[-1]
+    told = recorder.lines[-3:]
+    assert "Skipped 2 pictures" in told[0] and "  bad1.png: it is not an image" in "".join(told[1:])
     for number in range(2, 6):
         (folder / f"bad{number}.png").write_text(f"no picture {number}")
     with pytest.raises(RCDMError, match="6 of 10"):

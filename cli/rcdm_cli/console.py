@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from rcdm_core.progress import Reporter, showing
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+_UNSEEN = ("Cc", "Zl", "Zp")  # Unicode's controls, and separators of lines and paragraphs
 PLAIN_EVERY = 10.0  # seconds between two lines of progress where there is no terminal
 
 
@@ -26,8 +28,20 @@ def only_json(as_json: bool) -> contextlib.AbstractContextManager[object]:
     return contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
 
 
+def one_line(text: str) -> str:
+    r"""The text as one line of a terminal or a log: what breaks a line or steers a terminal, such as in the name of a
+    file, is written as in Python (\n, \x1b)."""
+    return "".join(repr(one)[1:-1] if unicodedata.category(one) in _UNSEEN else one for one in text)
+
+
+def say(text: str, err: bool = False) -> None:
+    """Print one line, to stdout or stderr."""
+    click.echo(one_line(text), err=err)
+
+
 def print_table(header: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> None:
     """Columns as wide as their content. On a terminal the last one is wrapped; in a pipe every row is one line."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -81,7 +95,7 @@ class PlainReporter(Reporter):
             self._say(now)
 
     def log(self, message: str) -> None:
-        click.echo(message, err=True)
+        say(message, err=True)
 
     def finish(self) -> None:
         if self.running:
@@ -136,7 +150,7 @@ class BarReporter(Reporter):
             console=Console(stderr=True, highlight=False),
         )
         self.progress.start()
-        self.task = self.progress.add_task(description, total=total, completed=int(done), numbers="")
+        self.task = self.progress.add_task(one_line(description), total=total, completed=int(done), numbers="")
 
     def update(self, advance: float = 1, **numbers: float) -> None:
         self.numbers.update(numbers)
@@ -145,9 +159,9 @@ class BarReporter(Reporter):
 
     def log(self, message: str) -> None:
         if self.progress is None:
-            click.echo(message, err=True)
+            say(message, err=True)
         else:
-            self.progress.console.print(message, markup=False, soft_wrap=True)
+            self.progress.console.print(one_line(message), markup=False, soft_wrap=True)
 
     def finish(self) -> None:
         if self.progress is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rcdm_cli.console import as_path_text, reporter
+from rcdm_cli.console import as_path_text, reporter, say
 from rcdm_cli.options import compute_options, out_option
 
 
@@ -46,8 +46,8 @@ def command(
         progress=reporter(),
     )
     for sentence in outcome.sentences:
-        click.echo(sentence)
-    click.echo(f"See {as_path_text(outcome.page)}")
+        say(sentence)
+    say(f"See {as_path_text(outcome.page)}")
     if open_page and has_display():
         click.launch(str(outcome.page))
     if not outcome.correct:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rcdm_cli.console import as_path_text, reporter
+from rcdm_cli.console import as_path_text, reporter, say
 from rcdm_cli.options import (
     common_options,
     data_reading_options,
@@ -47,4 +47,4 @@ def command(provider: str, data: str, out: Path, provider_options: dict[str, str
 
     given = {name: value for name, value in arguments.items() if value is not None}
     result = rcdm_core.encode(provider, data, out, options=provider_options, progress=reporter(), **given)
-    click.echo(f"{len(result)} representations with {result.dim} numbers each are in {as_path_text(out)}.")
+    say(f"{len(result)} representations with {result.dim} numbers each are in {as_path_text(out)}.")

@@ -1,6 +1,7 @@
 """The command `rcdm`: finds its subcommands when they are asked for, and turns exceptions into one sentence.
 
-Exit codes: 0 done; 1 a check failed or something unexpected happened; 2 bad input; 130 stopped with Ctrl-C.
+Exit codes: 0 done; 1 a check failed or something unexpected happened; 2 bad input; 130 stopped with Ctrl-C
+or SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from typing import Any
 import click
 
 import rcdm_core
+from rcdm_cli.console import one_line
 from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import common_options, wants_traceback
+from rcdm_core.interrupt import sigterm_as_ctrl_c
 
 # In the order in which a newcomer meets them; each is a module of this package with a click command named `command`.
 COMMANDS = ("demo", "providers", "encode", "train", "sample", "probe", "evaluate", "plugin")
@@ -27,6 +30,9 @@ class Failure(click.ClickException):
     """What the user sees instead of a traceback: one sentence on stderr. Something that nobody expected."""
 
     exit_code = 1
+
+    def format_message(self) -> str:
+        return one_line(super().format_message())
 
 
 class BadInput(Failure):
@@ -62,11 +68,18 @@ def _failure(error: BaseException) -> Failure:
         return BadInput(sentence if sentence.endswith((".", "!", "?")) else f"{sentence}.")
     if isinstance(error, BrokenPipeError):  # `rcdm providers | head`: nobody reads on, so there is nothing to say
         raise error
+    if isinstance(error, OSError) and error.filename is None and _is_of_printing(error):
+        return BadInput(f"stdout could not be written ({error.strerror or error}); send it somewhere else.")
     if isinstance(error, OSError) and error.filename is not None:
         return BadInput(f"Cannot use {error.filename}: {error.strerror or error}.")
     what = str(error).strip().splitlines()
     hint = "" if wants_traceback() else "; the same command with --debug shows where"
     return Failure(f"Unexpected {type(error).__name__}: {what[0].rstrip('.') if what else 'no message'}{hint}.")
+
+
+def _is_of_printing(error: BaseException) -> bool:
+    """Whether it was raised where something was printed; what is written to files has their names."""
+    return any(frame.f_code is click.echo.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 class LazyGroup(HelpfulGroup):
@@ -90,7 +103,7 @@ class LazyGroup(HelpfulGroup):
             return super().make_context(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with one_sentence():
+        with one_sentence(), sigterm_as_ctrl_c():
             return super().invoke(ctx)
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from rcdm_cli.console import say
 from rcdm_core import defaults
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -217,7 +218,7 @@ def models_or_newest(models: Sequence[Path]) -> list[Path]:
     from rcdm_core.bundle import newest_bundle
 
     newest = newest_bundle("runs")
-    click.echo(f"No --model: taking the newest, {newest}.", err=True)
+    say(f"No --model: taking the newest, {newest}.", err=True)
     return [newest]
 
 

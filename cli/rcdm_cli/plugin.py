@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from rcdm_cli.console import as_path_text
+from rcdm_cli.console import as_path_text, say
 from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import common_options, out_option
 
@@ -31,6 +31,6 @@ def new_command(name: str, out: Path | None) -> None:
     folder = write_project(name, out)
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            click.echo(as_path_text(path))
+            say(as_path_text(path))
     place = as_path_text(folder)
-    click.echo(f"The plugin is in {place}; next: rcdm providers check {name} --plugin {shlex.quote(place)}")
+    say(f"The plugin is in {place}; next: rcdm providers check {name} --plugin {shlex.quote(place)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rcdm_cli.console import as_path_text, only_json, print_table, reporter
+from rcdm_cli.console import as_path_text, only_json, print_table, reporter, say
 from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import (
     common_options,
@@ -149,11 +149,11 @@ def show(result: Result, as_json: bool) -> None:
         click.echo(json.dumps(result.to_json(), indent=2))
         return
     for sentence in result.answer:
-        click.echo(sentence)
+        say(sentence)
     for note in result.notes:
-        click.echo(f"Note: {note}")
+        say(f"Note: {note}")
     page = "report.html" if "report.html" in result.files else "result.json"  # a plugin's probe need not write a page
-    click.echo(f"See {as_path_text(result.out / page)}")
+    say(f"See {as_path_text(result.out / page)}")
 
 
 def describe(probe: Probe) -> dict[str, Any]:

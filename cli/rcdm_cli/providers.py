@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rcdm_cli.console import only_json, print_table, reporter
+from rcdm_cli.console import only_json, print_table, reporter, say
 from rcdm_cli.groups import HelpfulGroup
 from rcdm_cli.options import common_options, device_option, json_option, provider_options_option, weights_option
 
@@ -51,20 +51,20 @@ def show_command(name: str, provider_options: dict[str, str], as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(entry, indent=2))
         return
-    click.echo(f"{entry['name']}: {entry['summary']}")
+    say(f"{entry['name']}: {entry['summary']}")
     weights = entry.pop("weights") or {}
     options = entry.pop("options")
     for key in ("kind", "dim", "image_size", "forgets", "source"):
         if entry.get(key) not in (None, []):
             value = entry[key]
-            click.echo(f"  {key.replace('_', ' '):<12}{', '.join(value) if isinstance(value, list) else value}")
+            say(f"  {key.replace('_', ' '):<12}{', '.join(value) if isinstance(value, list) else value}")
     for key in ("url", "file", "sha256", "licence", "citation"):
         if weights.get(key):
-            click.echo(f"  {'weights' if key == 'url' else key:<12}{weights[key]}")
+            say(f"  {'weights' if key == 'url' else key:<12}{weights[key]}")
     if weights.get("url") and not weights["file"]:
-        click.echo("  not downloaded yet: it is fetched when it is first needed, or give a file with --weights")
+        say("  not downloaded yet: it is fetched when it is first needed, or give a file with --weights")
     if options:
-        click.echo("  options, for --provider-option NAME=VALUE:")
+        say("  options, for --provider-option NAME=VALUE:")
         rows = [(f"    {o['name']}", o["type"], f"default {o['default']}", o["help"]) for o in options]
         print_table(None, rows)
 
@@ -94,7 +94,7 @@ def check_command(name: str, weights: str | None, provider_options: dict[str, st
     else:
         words = {True: "passed", False: "FAILED", None: "skipped"}
         print_table(None, [(words[result.passed], result.name, result.detail) for result in results])
-        click.echo(f"{name}: {'keeps the contract' if not failed else f'{failed} of {len(results)} checks failed'}.")
+        say(f"{name}: {'keeps the contract' if not failed else f'{failed} of {len(results)} checks failed'}.")
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -164,11 +164,11 @@ def _list(as_json: bool) -> None:
     print_table(("provider", "kind", "dim", "weights", "from", "what it is"), rows)
     if unknown := registry.not_disabled():
         there = ", ".join(dict.fromkeys(report.name for report in reports))
-        click.echo(f"{registry.DISABLE} names {', '.join(unknown)}, and no such plugin is here: {there}", err=True)
+        say(f"{registry.DISABLE} names {', '.join(unknown)}, and no such plugin is here: {there}", err=True)
     for report in reports:
         for verb, what in (("does not work", report.error), ("is slow", report.slow)):
             if what:
-                click.echo(f"Plugin {report.name} of {report.origin} {verb}: {what}", err=True)
+                say(f"Plugin {report.name} of {report.origin} {verb}: {what}", err=True)
 
 
 def _weights_in_a_word(provider: Provider) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from rcdm_cli.console import as_path_text, reporter
+from rcdm_cli.console import as_path_text, reporter, say
 from rcdm_cli.options import (
     compute_options,
     images_option,
@@ -73,4 +73,4 @@ def command(
         deterministic=deterministic,
         progress=report,
     )
-    click.echo(f"The pictures are in {as_path_text(folder)}; all of them: {as_path_text(grid)}")
+    say(f"The pictures are in {as_path_text(folder)}; all of them: {as_path_text(grid)}")

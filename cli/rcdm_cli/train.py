@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rcdm_cli.console import as_path_text, reporter
+from rcdm_cli.console import as_path_text, reporter, say
 from rcdm_cli.options import (
     compute_options,
     data_option,
@@ -97,6 +97,6 @@ def command(**arguments: Any) -> None:
     paths = train_each(configs, progress=report)
     models, keeps = ("model is", "it keeps") if len(paths) == 1 else ("models are", "they keep")
     where, options = ", ".join(map(as_path_text, paths)), " ".join(f"--model {path}" for path in paths)
-    click.echo(f"The {models} in {where}; see what {keeps}: rcdm probe invariance {options}")
+    say(f"The {models} in {where}; see what {keeps}: rcdm probe invariance {options}")
     if stopped(configs[len(paths) - 1], paths[-1]):
         raise click.exceptions.Exit(130)

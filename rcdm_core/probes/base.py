@@ -205,6 +205,7 @@ class Context:
     sampler, steps, precision  as for RCDM.sample; the guidance scale is 1 in every probe
     data_text, provider, weights, representations  as they were given, for the command that repeats the run
     left_out  notes on pictures that went away while the probe ran, which was then begun again without them
+    kept     files of OUT/.rcdm-drawn that this run has written or read (keeping.py)
     """
 
     probe: Probe
@@ -224,6 +225,7 @@ class Context:
     weights: str | Sequence[str] | None = None
     representations: Sequence[str] = ()
     left_out: tuple[str, ...] = ()
+    kept: set[Path] = field(default_factory=set, compare=False)
 
     def choose(self, count: int) -> Pictures:
         """The pictures that were asked for; without any, the first `count` of the data that no model was trained on.

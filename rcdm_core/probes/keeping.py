@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rcdm_core.atomic import make_folder, replacing
+from rcdm_core.errors import RCDMError
+from rcdm_core.locks import holding
 from rcdm_core.probes.base import Context, describe_model
 from rcdm_core.versions import versions
 
@@ -25,9 +26,21 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
 FOLDER = ".rcdm-drawn"  # in OUT, while the probe runs
-_OWN = re.compile(r"[0-9a-f]{32}\.npz|\.[0-9a-f]{32}\.npz\..*\.tmp")  # a file, or one that a kill left unfinished
+LOCK = ".rcdm-lock"  # in OUT as well: one probe at a time
+_TRIES = 3  # to write where the folder goes away
 
 Arrays = dict[str, np.ndarray]
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Keep other probes out of the folder `out`, which exists, until the block is left or the process ends.
+
+    Those of the probe `all` have folders of their own. Raises RCDMError when another one is in there.
+    """
+    refusal = f"{out} is being written by another probe; wait for it, or choose another --out."
+    with holding(out / LOCK, refusal, passing=True):
+        yield
 
 
 def keep(
@@ -69,13 +82,27 @@ def _keep(
 ) -> Arrays:
     path = None if model is None else _path(context, {"model": model, "versions": versions(), **depends})
     if path is not None and (before := _read(path)) is not None:
+        context.kept.add(path)
         context.progress.update(steps)
         return before
     arrays = compute()
     if path is not None:
-        make_folder(path.parent)
-        write_arrays(path, arrays)
+        _write(path, arrays)
+        context.kept.add(path)
     return arrays
+
+
+def _write(path: Path, arrays: Arrays) -> None:
+    """`write_arrays` into a folder that another run may remove at any time, because it is done and the folder empty."""
+    for _ in range(_TRIES):
+        make_folder(path.parent)
+        try:
+            return write_arrays(path, arrays)
+        except RCDMError:
+            if path.parent.is_dir():
+                raise
+    make_folder(path.parent)
+    write_arrays(path, arrays)
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
@@ -84,13 +111,16 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy takes a name such as allow_pickle for an option
 
 
-def forget(out: Path) -> None:
-    """Remove what `keep` wrote, once a probe is done, and nothing else that may be in its folder."""
-    folder = out / FOLDER
-    with contextlib.suppress(OSError):
-        for path in list(folder.iterdir()):
-            if _OWN.fullmatch(path.name):
-                path.unlink()
+def forget(context: Context) -> None:
+    """Remove what a probe that is done has kept or found kept in its folder, and nothing else that may be in there:
+    another run that was stopped, with other settings, goes on from its own."""
+    folder = context.out / FOLDER
+    for path in [path for path in context.kept if path.parent == folder]:  # not of the other probes of `all`
+        context.kept.discard(path)
+        with contextlib.suppress(OSError):
+            for left in (path, *folder.glob(f".{path.name}.*.tmp")):  # which a kill left unfinished
+                left.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not empty
         folder.rmdir()
 
 

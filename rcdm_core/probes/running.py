@@ -15,7 +15,7 @@ from rcdm_core.errors import PictureGone, RCDMError
 from rcdm_core.naming import of_models
 from rcdm_core.out_folder import refuse_among_pictures
 from rcdm_core.probes.base import Context, Result
-from rcdm_core.probes.keeping import forget
+from rcdm_core.probes.keeping import alone, forget
 from rcdm_core.probes.pictures import fit_of, trained_from
 from rcdm_core.progress import Reporter
 from rcdm_core.weights_given import weights_of_each
@@ -99,7 +99,13 @@ def run_probe(
         weights=weights,
         representations=[str(path) for path in files],
     )
-    return run_context(context)
+    try:
+        return run_context(context)
+    except KeyboardInterrupt:
+        if context.kept:
+            context.progress.finish()
+            context.progress.log(f"What was computed is kept in {context.out}; the same command goes on.")
+        raise
 
 
 def run_context(context: Context) -> Result:
@@ -108,26 +114,31 @@ def run_context(context: Context) -> Result:
     A picture of a set that cannot be read any more when its turn comes, such as a file that was deleted, is left out,
     and the probe begins again with the others: on what is kept.
 
-    Raises RCDMError for pictures given to a probe of sets, PictureGone for one that was given by name and is gone, and
-    whatever the probe raises.
+    Raises RCDMError for pictures given to a probe of sets and where another probe writes into OUT, PictureGone for one
+    that was given by name and is gone, and whatever the probe raises.
     """
     probe = context.probe
     if probe.of_sets and context.images:
         raise RCDMError(f"The probe {probe.name} {probe.of_sets}; give a folder with --data instead of --image.")
+    with alone(context.out):
+        result, context = _to_its_end(context)
+        result.complete = True
+        result.save()
+        forget(context)
+    return result
+
+
+def _to_its_end(context: Context) -> tuple[Result, Context]:
+    """The result without the pictures that went away, and the context of it."""
     gone: set[str] = set()
     while True:
         try:
-            result = probe.run(context)
-            break
+            return context.probe.run(context), context
         except PictureGone as error:
             if error.source is None or error.content_id in gone:
                 raise
             gone.add(error.content_id)
             context = _without(context, error)
-    result.complete = True
-    result.save()
-    forget(context.out)
-    return result
 
 
 def _without(context: Context, gone: PictureGone) -> Context:

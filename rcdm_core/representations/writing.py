@@ -106,7 +106,7 @@ def encode(
     with holding(work.lock, refusal, passing=True):
         work.run(encoder, batch_size, workers or reading_threads())
     result = Representations(out)
-    for line in (_list_skipped(result), result.remark()):
+    for line in (*_list_skipped(result), result.remark()):
         if line is not None:
             reporter.log(line)
     return result
@@ -241,11 +241,10 @@ class _Encoding:
             raise
 
 
-def _list_skipped(result: Representations) -> str | None:
+def _list_skipped(result: Representations) -> list[str]:
     skipped = result.skipped
     if not skipped:
-        return None
-    lines = [f"{name}: {reason}" for name, _, reason in skipped[:_SHOWN]]
-    more = [f"and {len(skipped) - _SHOWN} more"] if len(skipped) > _SHOWN else []
-    return "\n  ".join([f"Skipped {len(skipped)} pictures that cannot be read (listed in the file):", *lines, *more])
-
+        return []
+    lines = [f"  {name}: {reason}" for name, _, reason in skipped[:_SHOWN]]
+    more = [f"  and {len(skipped) - _SHOWN} more"] if len(skipped) > _SHOWN else []
+    return [f"Skipped {len(skipped)} pictures that cannot be read (listed in the file):", *lines, *more]

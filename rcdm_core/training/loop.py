@@ -18,6 +18,7 @@ from rcdm_core import randomness
 from rcdm_core.bundle import BundleConfig, Contents, read, save
 from rcdm_core.diffusion import Diffusion
 from rcdm_core.errors import RCDMError, SampleNotFinite
+from rcdm_core.interrupt import sigterm_as_ctrl_c
 from rcdm_core.memory import explain_shortage, keep_freed_memory, require_memory
 from rcdm_core.model import RCDM
 from rcdm_core.precision import computing_in, resolve_device, resolve_precision
@@ -29,7 +30,7 @@ from rcdm_core.training.batchnorm import recompute_statistics
 from rcdm_core.training.config import TrainConfig, learning_rate
 from rcdm_core.training.ema import EMA
 from rcdm_core.training.health import first_broken, keeping_buffers, remembered_buffers, verdict
-from rcdm_core.training.interrupt import StopRequests, sigterm_as_ctrl_c
+from rcdm_core.training.interrupt import StopRequests
 from rcdm_core.training.log import Log
 from rcdm_core.training.muon import Muon
 from rcdm_core.training.pixels import PixelReader
@@ -84,9 +85,8 @@ def _train(config: TrainConfig, device: torch.device, reporter: Reporter) -> Pat
             Trainer(config, setup, device, reader, reporter).run(tell_time=asked.steps is None and not config.minutes)
     finally:
         reader.close()
-    skipped = list_skipped(setup.run, setup.dataset.source)
-    if skipped is not None:
-        reporter.log(skipped)
+    for line in list_skipped(setup.run, setup.dataset.source):
+        reporter.log(line)
     return setup.run
 
 

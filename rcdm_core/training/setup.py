@@ -340,14 +340,17 @@ def _conditioning(config: TrainConfig, encoder: Encoder) -> str:
     return config.conditioning
 
 
-def list_skipped(run: Path, source: ImageSource) -> str | None:
-    """Write which pictures cannot be read, and why, to skipped.txt; returns what to tell the user (None: nothing)."""
+def list_skipped(run: Path, source: ImageSource) -> list[str]:
+    """Write which pictures cannot be read, and why, to skipped.txt; returns the lines to tell the user."""
     lines = [f"{name}: {reason}".replace("\n", "\\n") for name, reason in source.skipped]
     if not lines:
-        return None
+        return []
     replace_text(run / "skipped.txt", "\n".join(lines) + "\n")
     shown = [*lines[:_SHOWN], f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else lines
-    return "\n  ".join([f"Skipped {len(lines)} pictures that cannot be read ({run / 'skipped.txt'}):", *shown])
+    return [
+        f"Skipped {len(lines)} pictures that cannot be read ({run / 'skipped.txt'}):",
+        *(f"  {line}" for line in shown),
+    ]
 
 
 def _train_ids(source: ImageSource, dataset: Dataset, rows: np.ndarray) -> Tensor:
