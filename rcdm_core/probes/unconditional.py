@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
+from rcdm_core.memory import require_memory
 from rcdm_core.metrics.bootstrap import bootstrap_ratio, wilson
 from rcdm_core.metrics.frechet import RESAMPLES, Resampled, over_images
 from rcdm_core.metrics.paired import Difference, compare_each, together
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.drawing import Drawn, blocks, draw
+from rcdm_core.probes.drawing import Drawn, blocks, draw, pixels_of
 from rcdm_core.probes.kernel_density import PARAMETERS, Density, check_density, density, stream
 from rcdm_core.probes.neighbours import LEAST_POOL, SPACES, TITLES, describe, judge, rows_of, search, shares
 from rcdm_core.probes.opening import check_conditional, data_of, pool_of
@@ -29,6 +30,7 @@ from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
 
 OWN, MEMORY = "nearest is its own", "memory"
+_BESIDE = 1024  # bytes at the least that a drawn h takes beside its numbers: its generator and its record
 WORDS = {"near": "near", "copy": "copies"}  # what the flags of samples are called
 
 
@@ -41,6 +43,8 @@ def run(context: Context) -> Result:
 
     params = context.params
     check_conditional(context)
+    each = max(_BESIDE + 4 * (2 * pixels_of(model) + 6 * model.h_dim) for model in context.models)
+    require_memory(params["count"] * each, f"Drawing {params['count']} h, each with its sample,", "give a smaller --count")
     data = data_of(context)
     densities = [density(context, m, data) for m in range(len(context.models))]
     pool = pool_of(context, data, Pictures([]), params["pool"])
