@@ -15,6 +15,7 @@ import rcdm_core
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Result
+from rcdm_core.probes.faithfulness import answer_other
 from rcdm_core.probes.other_samples import read_other_samples
 from rcdm_core.probes.pictures import Pictures, from_source
 
@@ -243,7 +244,7 @@ def test_samples_of_another_system(tmp_path: Path) -> None:
     assert difference["second"] == "right, in h of exact" and difference["difference"]["n"] == len(shared)
     other = entry["galleries"]["originals"]["other"]
     assert other["top1"]["value"] == 1 and other["mean_rank"]["value"] == 1 and other["top1"]["n"] == 6
-    assert any("1 samples of right were made from pictures that are not in the gallery" in note for note in found.notes)
+    assert any("1 sample of right: made from pictures that are not in the gallery" in note for note in found.notes)
     assert found.answer[-1].startswith("right, in the h of exact") and "first for 100.0%" in found.answer[-1]
     assert "right, in h of exact" in (tmp_path / "out" / "report.html").read_text()
 
@@ -330,3 +331,11 @@ def test_names_in_a_manifest_keep_their_characters(tmp_path: Path) -> None:
     gallery = Pictures([from_source(DATA, i) for i in range(4)])
     found = read_other_samples(folder, gallery, DATA)
     assert [path.name for path in found.files] == names and found.targets.tolist() == [0, 1, 2, 3]
+
+
+def test_one_sample_of_one_picture_is_said_as_such() -> None:
+    drawn = {key: {"value": 1.0} for key in ("mean_rank", "mrr", "top1")}
+    entry = {"other": {"name": "x", "samples": 1, "pictures": 1}, "galleries": {"originals": {"other": drawn}}}
+    assert answer_other("a", entry, 9).endswith("(1 sample of 1 picture).")
+    entry["other"] |= {"samples": 3, "pictures": 2}
+    assert answer_other("a", entry, 9).endswith("(3 samples of 2 pictures).")

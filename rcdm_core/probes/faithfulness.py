@@ -26,6 +26,7 @@ from rcdm_core.probes.opening import check_conditional, data_of, few, labels_of
 from rcdm_core.probes.other_samples import OtherSamples, read_other_samples
 from rcdm_core.probes.pictures import Pictures, choose, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
+from rcdm_core.probes.wording import many
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def run(context: Context) -> Result:
         other = read_other_samples(params["other_samples"], gallery, data, among)
         if other.left_out:
             result.notes.append(
-                f"{other.left_out} samples of {other.name} were made from pictures that are not in the gallery, or "
-                "that a model was trained on; they are left out."
+                f"{many(other.left_out, 'sample')} of {other.name}: made from pictures that are not in the gallery, or "
+                "that a model was trained on; left out."
             )
     labels = labels_of(data)
     classes = [labels.get(picture.id) for picture in gallery[:count]]
@@ -285,8 +286,8 @@ def answer_other(name: str, entry: dict[str, Any], n: int) -> str:
     rank, mrr, first = (drawn[key]["value"] for key in ("mean_rank", "mrr", "top1"))
     return (
         f"{other['name']}, in the h of {name}: seen from its samples, their own picture is at rank {rank:.1f} of {n} "
-        f"on average, the mean reciprocal rank is {mrr:.3f}, and it comes first for {first:.1%} ({other['samples']} "
-        f"samples of {other['pictures']} pictures)."
+        f"on average, the mean reciprocal rank is {mrr:.3f}, and it comes first for {first:.1%} ({many(other['samples'], 'sample')} "
+        f"of {many(other['pictures'], 'picture')})."
     )
 
 
