@@ -286,8 +286,8 @@ def answer_other(name: str, entry: dict[str, Any], n: int) -> str:
     rank, mrr, first = (drawn[key]["value"] for key in ("mean_rank", "mrr", "top1"))
     return (
         f"{other['name']}, in the h of {name}: seen from its samples, their own picture is at rank {rank:.1f} of {n} "
-        f"on average, the mean reciprocal rank is {mrr:.3f}, and it comes first for {first:.1%} ({many(other['samples'], 'sample')} "
-        f"of {many(other['pictures'], 'picture')})."
+        f"on average, the mean reciprocal rank is {mrr:.3f}, and it comes first for {first:.1%} "
+        f"({many(other['samples'], 'sample')} of {many(other['pictures'], 'picture')})."
     )
 
 

@@ -44,7 +44,8 @@ def run(context: Context) -> Result:
     params = context.params
     check_conditional(context)
     each = max(_BESIDE + 4 * (2 * pixels_of(model) + 6 * model.h_dim) for model in context.models)
-    require_memory(params["count"] * each, f"Drawing {params['count']} h, each with its sample,", "give a smaller --count")
+    what = f"Drawing {params['count']} h, each with its sample,"
+    require_memory(params["count"] * each, what, "give a smaller --count")
     data = data_of(context)
     densities = [density(context, m, data) for m in range(len(context.models))]
     pool = pool_of(context, data, Pictures([]), params["pool"])
