@@ -179,10 +179,10 @@ def test_groups_that_differ_and_groups_that_do_not() -> None:
     assert found.difference.value == pytest.approx(first.mean() - second.mean()) and found.difference.n == 30
     assert found.p is not None and found.p < 0.01 and found.p_holm is None
     for size in (4, 7, 20):  # all permutations of the smaller ones
-        near = first[:size] - 0.6
+        near = first[:size] - 0.4
         theirs = permutation_test((near, second[:size]), apart, vectorized=True, n_resamples=9999, rng=1)
         ours = compare_groups(("a", "b"), near, second[:size]).p
-        assert ours == pytest.approx(theirs.pvalue, abs=1e-12 if size < 8 else 0.02)
+        assert ours == pytest.approx(theirs.pvalue, abs=1e-12 if size < 8 else 0.03)
     error = np.sqrt(first.var() / 40 + second.var() / 30)
     assert found.difference.low == pytest.approx(found.difference.value - 1.96 * error, abs=0.1)
     # ranks say nothing of these, and number, interval and p alike that the means are far apart
