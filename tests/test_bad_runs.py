@@ -57,6 +57,7 @@ def test_a_run_that_was_killed_before_its_first_save_is_begun_again(arguments: M
     [
         ({"steps": 10**30}, "--steps 1"),
         ({"batch_size": 10**19}, "--batch-size 1"),
+        ({"lr": float("nan")}, "--lr nan must be a positive number"),
         ({"label": "two\nlines"}, "--label must be a name on one line"),
     ],
 )
@@ -167,3 +168,9 @@ def test_a_pointer_to_the_state_that_is_no_text(arguments: Make, tmp_path: Path)
     (tmp_path / "run" / "training" / "latest").write_bytes(b"\xff\xfe")
     with pytest.raises(RCDMError, match=r"training/latest is damaged; start anew with another --out"):
         train(arguments(resume=True))
+
+
+@pytest.mark.parametrize("given", ["nan", "inf", "few"])
+def test_a_number_of_held_out_pictures_that_is_none(given: str) -> None:
+    sentence = error_of("train", "--provider", "shapes-all", "--data", "shapes:8", "--held-out", given)
+    assert f"'{given}' is neither a number of pictures, such as 512, nor a share" in sentence

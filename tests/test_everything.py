@@ -379,4 +379,6 @@ def test_the_conclusion_tells_where_two_probes_disagree() -> None:
     assert "size of a (ignores by zoom-out, kept by retention)" in "\n".join(found.answer)
     without = conclude(["a", "b"], {"invariance": invariance}, {"retention": "there are too few pictures."})
     assert "there are too few pictures." in without.answer[0] and without.answer[1] == "by invariance"
-    assert conclude(["a"], {}, {}).table == {}
+    assert "few pictures." in without.answer[0] and ".." not in without.answer[0]
+    nothing = conclude(["a"], {}, {})
+    assert nothing.table == {} and nothing.answer[0].endswith("did not run: it was not asked for.")

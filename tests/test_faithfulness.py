@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import rcdm_core
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Result
+from rcdm_core.probes.faithfulness import answer_other
+from rcdm_core.probes.other_samples import read_other_samples
+from rcdm_core.probes.pictures import Pictures, from_source
 
 DATA = Shapes(150, seed=5)
 
@@ -240,7 +244,7 @@ def test_samples_of_another_system(tmp_path: Path) -> None:
     assert difference["second"] == "right, in h of exact" and difference["difference"]["n"] == len(shared)
     other = entry["galleries"]["originals"]["other"]
     assert other["top1"]["value"] == 1 and other["mean_rank"]["value"] == 1 and other["top1"]["n"] == 6
-    assert any("1 samples of right were made from pictures that are not in the gallery" in note for note in found.notes)
+    assert any("1 sample of right: made from pictures that are not in the gallery" in note for note in found.notes)
     assert found.answer[-1].startswith("right, in the h of exact") and "first for 100.0%" in found.answer[-1]
     assert "right, in h of exact" in (tmp_path / "out" / "report.html").read_text()
 
@@ -268,6 +272,7 @@ def test_samples_of_another_system(tmp_path: Path) -> None:
         ("manifest.csv", "file,image\n2.png,x\n", "names 2.png, but there is no such file"),
         ("manifest.csv", "file,image\n1.png,nobody.png\n", "picture nobody.png, which is neither in"),
         ("manifest.json", "{", "cannot be read"),
+        ("manifest.json", "[" * 200_000, "cannot be read .lists in lists"),
         ("manifest.json", '{"file": "1.png"}', "a list of objects with file and image"),
         ("manifest.json", '["1.png"]', "Row 1 of .* has no file"),
         ("readme.txt", "", "neither manifest.csv nor manifest.json"),
@@ -311,3 +316,26 @@ def test_models_are_compared_on_the_same_pictures(result: Result) -> None:
     assert found["exact", "deaf"]["difference"]["value"] == pytest.approx(expected)
     assert found["exact", "deaf"]["difference"]["n"] == 80 and found["exact", "deaf"]["p_holm"] < 0.01
     assert "exact less deaf" in (result.out / "report.html").read_text()
+
+
+def test_names_in_a_manifest_keep_their_characters(tmp_path: Path) -> None:
+    names = [" a\u2028b.png", "c\x85d.png ", "e\nf.png", "g\r\nh.png"]
+    folder = samples_folder(tmp_path / "other", [(f"{i}.png", "") for i in range(4)])
+    for i, name in enumerate(names):
+        (folder / f"{i}.png").rename(folder / name)
+    rows = [{"file": name, "image": DATA.names[i]} for i, name in enumerate(names)]
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["file", "image"])
+        writer.writeheader()
+        writer.writerows(rows)
+    gallery = Pictures([from_source(DATA, i) for i in range(4)])
+    found = read_other_samples(folder, gallery, DATA)
+    assert [path.name for path in found.files] == names and found.targets.tolist() == [0, 1, 2, 3]
+
+
+def test_one_sample_of_one_picture_is_said_as_such() -> None:
+    drawn = {key: {"value": 1.0} for key in ("mean_rank", "mrr", "top1")}
+    entry = {"other": {"name": "x", "samples": 1, "pictures": 1}, "galleries": {"originals": {"other": drawn}}}
+    assert answer_other("a", entry, 9).endswith("(1 sample of 1 picture).")
+    entry["other"] |= {"samples": 3, "pictures": 2}
+    assert answer_other("a", entry, 9).endswith("(3 samples of 2 pictures).")

@@ -182,15 +182,28 @@ def test_no_gradient_is_said_at_once() -> None:
 
 
 def test_groups_that_differ_and_groups_that_do_not() -> None:
-    from scipy.stats import mannwhitneyu
+    from scipy.stats import mannwhitneyu, permutation_test
+
+    def apart(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return np.asarray(a.mean(axis=axis) - b.mean(axis=axis))
 
     rng = np.random.default_rng(0)
     first, second = rng.normal(1, 1, 40), rng.normal(0, 1, 30)
     found = compare_groups(("a", "b"), np.append(first, np.nan), second)
     assert found.difference.value == pytest.approx(first.mean() - second.mean()) and found.difference.n == 30
-    assert found.p == pytest.approx(mannwhitneyu(first, second).pvalue) and found.p < 0.05 and found.p_holm is None
+    assert found.p is not None and found.p < 0.01 and found.p_holm is None
+    for size in (4, 7, 20):  # all permutations of the smaller ones
+        near = first[:size] - 0.4
+        theirs = permutation_test((near, second[:size]), apart, vectorized=True, n_resamples=9999, rng=1)
+        ours = compare_groups(("a", "b"), near, second[:size]).p
+        assert ours == pytest.approx(theirs.pvalue, abs=1e-12 if size < 8 else 0.03)
     error = np.sqrt(first.var() / 40 + second.var() / 30)
     assert found.difference.low == pytest.approx(found.difference.value - 1.96 * error, abs=0.1)
+    # ranks say nothing of these, and number, interval and p alike that the means are far apart
+    skewed = np.append(np.zeros(9), np.full(6, 10.0)), np.linspace(0, 0.01, 15)
+    found = compare_groups(("a", "b"), *skewed)
+    assert found.difference.low is not None and found.difference.low > 0
+    assert found.p is not None and found.p < 0.05 < mannwhitneyu(*skewed).pvalue
     same = compare_groups(("a", "b"), np.ones(6), np.ones(6))
     assert same.difference.value == 0 and same.p == 1
     assert compare_groups(("a", "b"), np.ones(3), np.ones(9)).p is None

@@ -21,6 +21,7 @@ import rcdm_core.report.distances
 import rcdm_core.report.invariance
 import rcdm_core.report.manipulation
 from rcdm_core.data.shapes import Shapes
+from rcdm_core.errors import RCDMError
 
 DATA = Shapes(120, seed=3)
 
@@ -126,3 +127,17 @@ def test_pictures_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     h = rcdm_core.probes.encoding.h_of(model, pictures)
     assert read == [32, 32, 32, 4]
     np.testing.assert_array_equal(h[70:71], rcdm_core.probes.encoding.h_of(model, pictures[70:71]))
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "sentence"),
+    [
+        ("interpolation", {"points": 10**11}, r"100000000000 --points with 2 --samples of each would take .* GiB"),
+        ("unconditional", {"count": 10**12}, r"Drawing 1000000000000 h.* would take .* give a smaller --count"),
+    ],
+)
+def test_more_than_the_machine_has_is_refused_before_it_is_taken(
+    name: str, params: dict[str, int], sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RCDMError, match=sentence):
+        rcdm_core.run_probe(name, models=[FakeRCDM("a")], data=DATA, out=tmp_path / "out", **params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ class CountOrShare(click.ParamType):
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int | float:
         try:
-            return int(value) if str(value).isdigit() else float(value)
+            number: int | float = int(value) if str(value).isdigit() else float(value)
         except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
             self.fail(f"{value!r} is neither a number of pictures, such as 512, nor a share, such as 0.1")
+        return number
 
 
 class QuotesWanted(click.Command):

@@ -49,8 +49,8 @@ def conclude(names: Sequence[str], results: Mapping[str, Mapping[str, Any]], rea
         answer += retention["answer"]
         answer += [_how_known(retention), _how_sure(names, table)]
     else:
-        why = reasons.get("retention", "it was not asked for")
-        answer.append(f"What is kept and dropped was not measured, because the probe retention did not run: {why}")
+        why = reasons.get("retention", "it was not asked for").rstrip(".")  # a sentence, or a foreign error's words
+        answer.append(f"What is kept and dropped was not measured, because the probe retention did not run: {why}.")
         answer += invariance["answer"] if invariance is not None else []
     answer += _cross_check(names, table)
     answer += _differences(results)

@@ -85,6 +85,11 @@ def blocks(count: int, samples_each: int) -> Iterator[slice]:
         yield slice(start, min(count, start + rows))
 
 
+def pixels_of(model: RCDM) -> int:
+    """Numbers in one sample."""
+    return 3 * int(model.image_size) ** 2
+
+
 def pixel_variance(samples: np.ndarray) -> np.ndarray:
     """The variance of each value over n pictures [..., n, 3, S, S], without bias, over the channels' mean: [..., S, S].
 

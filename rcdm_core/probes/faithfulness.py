@@ -26,7 +26,7 @@ from rcdm_core.probes.opening import check_conditional, data_of, few, labels_of
 from rcdm_core.probes.other_samples import OtherSamples, read_other_samples
 from rcdm_core.probes.pictures import Pictures, choose, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
-from rcdm_core.probes.wording import doubt, percent, said
+from rcdm_core.probes.wording import doubt, many, percent, said
 from rcdm_core.provider import Option
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def run(context: Context) -> Result:
         other = read_other_samples(params["other_samples"], gallery, data, rivals)
         if other.left_out:
             result.notes.append(
-                f"{other.left_out} samples of {other.name} were made from pictures that are not in the gallery, or "
-                "that a model was trained on; they are left out."
+                f"{many(other.left_out, 'sample')} of {other.name}: made from pictures that are not in the gallery, or "
+                "that a model was trained on; left out."
             )
     labels = labels_of(data)
     classes = [labels.get(picture.id) for picture in gallery[:count]]
@@ -312,7 +312,7 @@ def answer_other(name: str, entry: dict[str, Any], n: int) -> str:
         f"{n} on average{doubt(rank, by_chance['mean_rank'])} (by chance {by_chance['mean_rank']:.1f}); the mean "
         f"reciprocal rank is {said(mrr, 3)}{doubt(mrr, by_chance['mrr'])} (chance {by_chance['mrr']:.3f}); it comes "
         f"first for {percent(first, 1)}{doubt(first, by_chance['top1'])} (chance {by_chance['top1']:.1%}; "
-        f"{other['samples']} samples of {other['pictures']} pictures)."
+        f"{many(other['samples'], 'sample')} of {many(other['pictures'], 'picture')})."
     )
 
 

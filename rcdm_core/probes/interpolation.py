@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
+from rcdm_core.memory import require_memory
 from rcdm_core.metrics.bootstrap import bootstrap_mean
 from rcdm_core.metrics.paired import compare, together
 from rcdm_core.metrics.paths import PATHS
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.drawing import draw
+from rcdm_core.probes.drawing import draw, pixels_of
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.opening import check_conditional, data_of, few, pictures_of
 from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays
@@ -47,8 +48,11 @@ def run(context: Context) -> Result:
     from rcdm_core.report.interpolation import write_report
 
     params = context.params
-    paths = pick_paths(params["path"])
+    paths, points = pick_paths(params["path"]), params["points"]
     check_conditional(context)
+    size = max(pixels_of(model) * params["samples"] + 2 * model.h_dim for model in context.models)
+    what = f"{points} --points with {params['samples']} --samples of each"
+    require_memory(points * size * 4, what, "give smaller numbers")
     data = data_of(context)
     pictures = pictures_of(context, data, 2 * params["count"], what=None)
     pictures = tuples(pictures, 2, context)
@@ -56,7 +60,7 @@ def run(context: Context) -> Result:
     pictures.notes += few(int(pictures.counting(context.models).sum()), "pair")
     result = context.begin(pictures, data, pairs=[[first.name, second.name] for first, second in pairs])
 
-    t = np.linspace(0, 1, params["points"])
+    t = np.linspace(0, 1, points)
     rows: list[GridRow] = []
     total = len(pairs) * len(paths) * len(context.models) * params["points"] * params["samples"]
     context.progress.start(total, "sampling", unit="sample")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,10 +139,14 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     path = there[0]
     wanted = f"expected {'the columns' if path.suffix == '.csv' else 'a list of objects with'} {' and '.join(COLUMNS)}"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        found: Any = list(csv.DictReader(text.splitlines())) if path.suffix == ".csv" else json.loads(text)
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+        text = path.read_bytes().decode("utf-8-sig")
+        # names keep all of their characters, line ends in quotes included
+        rows = csv.DictReader(io.StringIO(text, newline="")) if path.suffix == ".csv" else json.loads(text)
+        found: Any = list(rows) if path.suffix == ".csv" else rows
+    except (OSError, csv.Error, ValueError) as error:
         raise RCDMError(f"{path} cannot be read ({error}); {wanted}.") from error
+    except RecursionError as error:
+        raise RCDMError(f"{path} cannot be read (lists in lists, too many); {wanted}.") from error
     if not isinstance(found, list) or not found:
         raise RCDMError(f"{path} names no samples; {wanted}.")
     for number, row in enumerate(found, 1):
@@ -149,4 +154,4 @@ def _rows(folder: Path) -> list[dict[str, str]]:
             value = row.get(column) if isinstance(row, dict) else None
             if not isinstance(value, str) or not value.strip():
                 raise RCDMError(f"Row {number} of {path} has no {column}; {wanted}.")
-    return [{column: row[column].strip() for column in COLUMNS} for row in found]
+    return [{column: row[column] for column in COLUMNS} for row in found]

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from rcdm_core.errors import RCDMError
+from rcdm_core.memory import require_memory
 from rcdm_core.metrics.bootstrap import MIN_IMAGES, OTHER_STREAM, resampled_counts, share
 from rcdm_core.metrics.paired import Difference, compare_each, together
 from rcdm_core.metrics.resampled import RESAMPLES, Resampled
 from rcdm_core.probes.base import Context, Probe, Result
-from rcdm_core.probes.drawing import Drawn, blocks, draw
+from rcdm_core.probes.drawing import Drawn, blocks, draw, pixels_of
 from rcdm_core.probes.kernel_density import PARAMETERS, Density, check_density, density, stream
 from rcdm_core.probes.neighbours import (
     LEAST_POOL,
@@ -39,6 +40,7 @@ from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
 
 OWN, MEMORY = "nearest is its own", "memory"
+_BESIDE = 1024  # bytes at the least that a drawn h takes beside its numbers: its generator and its record
 WORDS = {"near": "near", "copy": "copies"}  # what the flags of samples are called
 
 
@@ -51,6 +53,9 @@ def run(context: Context) -> Result:
 
     params = context.params
     check_conditional(context)
+    each = max(_BESIDE + 4 * (2 * pixels_of(model) + 6 * model.h_dim) for model in context.models)
+    what = f"Drawing {params['count']} h, each with its sample,"
+    require_memory(params["count"] * each, what, "give a smaller --count")
     data = data_of(context)
     densities = [density(context, m, data) for m in range(len(context.models))]
     pool = pool_of(context, data, Pictures([]), params["pool"])

@@ -26,6 +26,11 @@ def _text(value: float, digits: int) -> str:
     return text if float(text) else text.lstrip("-")
 
 
+def many(count: int, what: str) -> str:
+    """1 picture, 2 pictures. what: one of them."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def percent(estimate: Mapping[str, Any], digits: int = 0) -> str:
     """A proportion of result.json in percent, with its interval."""
     value, low, high = (estimate[key] for key in ("value", "low", "high"))

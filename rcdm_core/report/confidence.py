@@ -57,7 +57,7 @@ def write_report(
         replace(
             one,
             title="Most against least confident",
-            note=f"p: the test of Mann and Whitney over the pictures, two-sided; {HOLM}",
+            note=f"p: of the means, by permuting which pictures are in which group, two-sided; {HOLM}",
         )
         for one in differences(within, "")
     ]

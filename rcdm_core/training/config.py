@@ -93,7 +93,8 @@ class TrainConfig:
         _require(self.label not in RESERVED, f"--label {self.label} is a word of results; it must be another one")
         for name in ("steps", "minutes", "batch_size", "accumulate", "lr", "h_lr", "save_every"):
             value = getattr(self, name)
-            _require(value is None or (value > 0 and math.isfinite(value)), f"{_option(name)} {value} must be positive")
+            holds = value is None or (value > 0 and math.isfinite(value))
+            _require(holds, f"{_option(name)} {value} must be a positive number")
         for name in ("steps", "batch_size"):
             value = getattr(self, name)
             _require(value is None or value <= _MOST, f"{_option(name)} {value} must be at most {_MOST}")
