@@ -46,8 +46,8 @@ def planted(rng: np.random.Generator, kind: str, real: np.ndarray, kept: float) 
 @pytest.mark.parametrize("kept", [(0.9, 0.1), (0.5, 0.5)])
 @pytest.mark.parametrize("kind", ["rendered", "decodable", "response"])
 def test_intervals_of_differences_hold_the_truth_at_their_level(kind: str, kept: tuple[float, float]) -> None:
-    """Two models on the same 48 pictures. The shares of pictures, with denominators as they are, vary more than that where
-    the models differ: of 0.9 and 0.1, rendered, intervals over them are 0.73 wide instead of 0.39.
+    """Two models on the same 48 pictures. The shares of pictures, with denominators as they are, vary more than that
+    where the models differ: of 0.9 and 0.1, rendered, intervals over them are 0.73 wide instead of 0.39.
     """
     rng = np.random.default_rng(1)
     held, values, widths = 0, [], []
