@@ -112,6 +112,9 @@ def test_swapped_dimensions_bring_the_partners_colour(tmp_path: Path) -> None:
         found.images[0]["partner"] == found.images[1]["name"] and found.images[-1]["partner"] == found.images[0]["name"]
     )
     assert "Toward partner" in (tmp_path / "report.html").read_text()
+    for key in ("changed", "candidates"):
+        count = found.aggregates["planted"][key]
+        assert count["n"] == len(found.images) and count["low"] <= count["value"] <= count["high"]
 
 
 def test_without_exact_zeros_a_threshold_is_chosen_and_said(tmp_path: Path) -> None:
