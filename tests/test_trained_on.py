@@ -168,16 +168,18 @@ def test_random_pairs_are_of_held_out_pictures(tmp_path: Path, files: list[Path]
 def test_small_pictures_are_named_by_every_probe(name: str, tmp_path: Path) -> None:
     """The ones that are given, and that the probe takes: not those of a set, nor those that it leaves out."""
     ids = []
+    folder = tmp_path / "in"
+    folder.mkdir()
     for i in range(21):
-        path = tmp_path / f"{i:02d}.png"
+        path = folder / f"{i:02d}.png"
         Image.fromarray(OTHER.get(i % len(OTHER), 40 if i < 2 else 64 + i).transpose(1, 2, 0)).save(path)
         ids.append(content_hash(path))
     model = FakeRCDM("one", trained=[ids[0]] if name == "retention" else [])
     settings: dict[str, Any] = {"samples": 1, "pool": 0}
     if name == "arithmetic":
-        settings |= {key: str(tmp_path / f"0{i}.png") for i, key in enumerate("abc")}
+        settings |= {key: str(folder / f"0{i}.png") for i, key in enumerate("abc")}
     else:
-        settings["images"] = [tmp_path] if name == "retention" else [tmp_path / "00.png", tmp_path / "01.png"]
+        settings["images"] = [folder] if name == "retention" else [folder / "00.png", folder / "01.png"]
     settings |= {"transform": "flip"} if name == "invariance" else {}
     found = rcdm_core.run_probe(name, models=[model], data=DATA, out=tmp_path / "out", **settings)
     (note,) = [note for note in found.notes if "smaller than the 64 pixels" in note]
