@@ -242,7 +242,7 @@ def test_a_picture_twice_pictures_trained_on_and_small_ones(name: str, tmp_path:
 def test_single_pictures_are_no_set(tmp_path: Path) -> None:
     for name in ("linear-probe", "confidence"):
         with pytest.raises(RCDMError, match=f"{name} takes labelled sets"):
-            run(name, [ExactRCDM("shapes-all")], tmp_path, images=[tmp_path / "x.png"])
+            run(name, [ExactRCDM("shapes-all")], tmp_path / "out", images=[tmp_path / "x.png"])
 
 
 # adversarial

@@ -261,9 +261,11 @@ def test_the_output_of_distances(distances: Result) -> None:
 
 
 def test_without_labels_and_training(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
     for i in range(3):
-        Image.fromarray(DATA.get(i, 70).transpose(1, 2, 0)).save(tmp_path / f"{i}.png")
-    found = run("distances", [FakeRCDM("exact")], tmp_path / "out", data=tmp_path, count=2, samples=1)
+        Image.fromarray(DATA.get(i, 70).transpose(1, 2, 0)).save(folder / f"{i}.png")
+    found = run("distances", [FakeRCDM("exact")], tmp_path / "out", data=folder, count=2, samples=1)
     assert any("has a label" in note for note in found.notes)
     assert set(found.aggregates["exact"]["relative"]) >= {"random pictures", "dino chain", "samples"}
 
