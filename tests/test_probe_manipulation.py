@@ -148,7 +148,7 @@ def test_bad_input(tmp_path: Path) -> None:
         ({"share": 0.7}, "share is 0.7"),
         ({"samples": 1}, "samples is 1"),
         ({"training": -1}, "training is -1"),
-        ({"partner": str(path)}, "--partner is for swapping"),
+        ({"partner": str(path)}, "--partner is for --mode swap"),
         ({"mode": "swap", "images": [path, path]}, "takes two different pictures"),
         ({"mode": "swap", "images": [path], "partner": str(path)}, "is the picture itself"),
         ({"mode": "swap", "partner": str(tmp_path / "none.png")}, "no picture .*none.png"),
