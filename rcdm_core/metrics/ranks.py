@@ -114,10 +114,10 @@ class Bin:
         return {"ranks": self.label, "share": self.share.as_json(), "chance": self.chance}
 
 
-def histogram(image_ranks: np.ndarray, n: int, *, seed: int = 0) -> list[Bin]:
+def histogram(image_ranks: np.ndarray, n: int) -> list[Bin]:
     """Ranks [images, samples] among n pictures in bins that end at 1, 2, 5, 10, 20, 50 … and n.
 
-    The shares have Wilson's intervals, of as many as there are images: nothing is drawn, and `seed` changes nothing.
+    The shares have Wilson's intervals, of as many as there are images.
     A rank between two bins, which a tie can have, counts for the worse. NaN: an image has fewer samples than others.
     """
     image_ranks = np.asarray(image_ranks, dtype=np.float64)

@@ -194,7 +194,7 @@ def _aggregate(
         entry["galleries"][name] = {
             "samples": summarise(own, seed=seed).as_json(),
             "ceiling": summarise(ceiling, seed=seed).as_json(),
-            "histogram": [one.as_json() for one in histogram(own, size, seed=seed)],
+            "histogram": [one.as_json() for one in histogram(own, size)],
             "classes": _by_class(own, [classes[i] for i in counted], seed),
         }
         image_ranks[name] = of_samples
@@ -254,7 +254,7 @@ def _add_other(
         tables["ranks"][name] = table
         entry["galleries"][name] |= {
             "other": summarise(table, seed=seed).as_json(),
-            "other_histogram": [one.as_json() for one in histogram(table, int(rivals.sum()), seed=seed)],
+            "other_histogram": [one.as_json() for one in histogram(table, int(rivals.sum()))],
             "other_classes": _by_class(table, classes, seed),
         }
     tables["squares"] = other.by_picture(_squares(found, h["originals"][other.targets]))
