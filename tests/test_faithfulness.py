@@ -14,6 +14,7 @@ from PIL import Image
 import rcdm_core
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
+from rcdm_core.metrics.ranks import chance
 from rcdm_core.probes.base import Result
 from rcdm_core.probes.faithfulness import answer_other
 from rcdm_core.probes.other_samples import read_other_samples
@@ -334,8 +335,9 @@ def test_names_in_a_manifest_keep_their_characters(tmp_path: Path) -> None:
 
 
 def test_one_sample_of_one_picture_is_said_as_such() -> None:
-    drawn = {key: {"value": 1.0} for key in ("mean_rank", "mrr", "top1")}
+    drawn = {key: {"value": 1.0, "low": None, "high": None} for key in ("mean_rank", "mrr", "top1")}
     entry = {"other": {"name": "x", "samples": 1, "pictures": 1}, "galleries": {"originals": {"other": drawn}}}
-    assert answer_other("a", entry, 9).endswith("(1 sample of 1 picture).")
+    entry["chance"] = chance(9)
+    assert answer_other("a", entry, 9).endswith("1 sample of 1 picture).")
     entry["other"] |= {"samples": 3, "pictures": 2}
-    assert answer_other("a", entry, 9).endswith("(3 samples of 2 pictures).")
+    assert answer_other("a", entry, 9).endswith("3 samples of 2 pictures).")

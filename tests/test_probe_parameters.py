@@ -47,10 +47,12 @@ def test_one_sentence_before_anything_is_loaded(
 
 
 def test_what_is_read_only_without_pictures_is_checked_only_there(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     for i in range(2):
-        Image.new("RGB", (32, 32), (40 * i, 90, 200)).save(tmp_path / f"{i}.png")
+        Image.new("RGB", (32, 32), (40 * i, 90, 200)).save(folder / f"{i}.png")
     with pytest.raises(RCDMError, match="at least 20 different pictures"):  # of the pictures, not of count
-        rcdm_core.run_probe("retention", models=[FakeRCDM("a")], images=[tmp_path], out=tmp_path / "out", count=4)
+        rcdm_core.run_probe("retention", models=[FakeRCDM("a")], images=[folder], out=tmp_path / "out", count=4)
     retention = PROBES["retention"]
     retention.accept(retention.complete({"count": 4}), given=True)
     with pytest.raises(RCDMError, match="samples is 0"):

@@ -410,7 +410,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(
     arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(RCDMError, match="could not be written"):
+    with pytest.raises(RCDMError, match=r"file is a file, and a folder is needed there.*--out"):
         train(arguments(out=tmp_path / "file" / "run"))
 
     def refuse(*_: object, **__: object) -> None:

@@ -264,7 +264,7 @@ def test_without_a_network_one_sentence_says_what_to_do(server: Server, checkpoi
 def test_a_cache_that_cannot_be_written_is_one_sentence(server: Server, tmp_path: Path) -> None:
     (tmp_path / "torch").write_text("a file where a folder should be")
     server.pages["/net.pth"] = b"weights"
-    with pytest.raises(RCDMError, match=r"could not be written .*TORCH_HOME"):
+    with pytest.raises(RCDMError, match=r"torch is a file, and a folder is needed there.*TORCH_HOME"):
         resolve_weights(f"{server.url}/net.pth", None, provider="p")
 
 

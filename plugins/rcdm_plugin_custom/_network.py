@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,9 +136,15 @@ def _named(outputs: Any) -> dict[str, Any]:
     return {"0": outputs}
 
 
-def reason(error: BaseException) -> str:
-    """What went wrong, in a line. TorchScript's interpreter says it last, after its own traceback."""
+def reason(error: BaseException, path: Path | None = None) -> str:
+    """What went wrong, in a line. TorchScript's interpreter says it last, after its own traceback.
+
+    path: a file that the sentence names already; said again, it would take the place of what is wrong.
+    """
     lines = str(error).strip().splitlines()
     if lines and "TorchScript interpreter" in lines[0]:
         return lines[-1].strip()
+    if path is not None and lines and str(path) in lines[0]:
+        line = lines[0].replace(str(path), path.name)
+        return f"{type(error).__name__}: {textwrap.shorten(line, 200, placeholder=' …')}"
     return first_line(error)

@@ -42,8 +42,7 @@ class OnnxNetwork(FileNetwork):
         try:
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         except Exception as error:
-            # The path is at the sentence's head already; said again it takes the place of what is wrong.
-            why = reason(error).replace(str(path), path.name)
+            why = reason(error, path)
             raise RCDMError(
                 f"{path} cannot be used by onnxruntime {onnxruntime.__version__} ({why}): export it again"
             ) from error
