@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
 
 class RCDMError(Exception):
@@ -47,9 +48,13 @@ class Escaped(Exception):
     """What code of others raised and is no Exception (see `foreign.contained`), quoted as `first_line` does."""
 
 
-def first_line(error: BaseException) -> str:
-    """`Type: first line of the message`, cut if long, which is how a foreign exception is quoted inside a sentence."""
-    lines = str(error).strip().splitlines()
+def first_line(error: BaseException, path: Path | None = None) -> str:
+    """`Type: first line of the message`, cut if long, which is how a foreign exception is quoted inside a sentence.
+
+    path: a file that the sentence names already; said again whole, it would take the place of what is wrong.
+    """
+    message = str(error) if path is None else str(error).replace(str(path), path.name)
+    lines = message.strip().splitlines()
     if isinstance(error, Escaped) and lines:
         return lines[0]
     return (

@@ -32,7 +32,7 @@ def refuse_among_pictures(
             raise RCDMError(
                 f"--out {out} is the folder of {image}, where results could replace pictures; choose another --out."
             )
-    for root in roots:
+    for root in dict.fromkeys(roots):  # models of one set name it again, and it is walked
         for folder in _places(root):
             if place == folder or folder in place.parents:
                 where = f"the folder of pictures {root}"

@@ -60,7 +60,10 @@ def test_what_is_said_is_one_line_whatever_files_are_called(folder: Path, capsys
     assert console.one_line("Gänge – 漢字 \U0001f600") == "Gänge – 漢字 \U0001f600"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"),
+    reason="Linux alone has a device that is always full; elsewhere nothing stands for a full disk under stdout",
+)
 @pytest.mark.parametrize("words", ["--help", "providers --json"])
 def test_output_that_cannot_be_written(words: str) -> None:
     with open("/dev/full", "w") as full:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import hashlib
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,12 +138,9 @@ def _named(outputs: Any) -> dict[str, Any]:
 def reason(error: BaseException, path: Path | None = None) -> str:
     """What went wrong, in a line. TorchScript's interpreter says it last, after its own traceback.
 
-    path: a file that the sentence names already; said again, it would take the place of what is wrong.
+    path: as for `first_line`.
     """
     lines = str(error).strip().splitlines()
     if lines and "TorchScript interpreter" in lines[0]:
         return lines[-1].strip()
-    if path is not None and lines and str(path) in lines[0]:
-        line = lines[0].replace(str(path), path.name)
-        return f"{type(error).__name__}: {textwrap.shorten(line, 200, placeholder=' …')}"
-    return first_line(error)
+    return first_line(error, path)

@@ -42,10 +42,8 @@ class OnnxNetwork(FileNetwork):
         try:
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
         except Exception as error:
-            why = reason(error, path)
-            raise RCDMError(
-                f"{path} cannot be used by onnxruntime {onnxruntime.__version__} ({why}): export it again"
-            ) from error
+            where = f"onnxruntime {onnxruntime.__version__}"
+            raise RCDMError(f"{path} cannot be used by {where} ({reason(error, path)}): export it again") from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             raise RCDMError(f"{path} takes {len(inputs)} inputs, expected one, the pictures: export it for those alone")

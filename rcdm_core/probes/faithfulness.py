@@ -55,22 +55,26 @@ def run(context: Context) -> Result:
     check_conditional(context)
     data = data_of(context)
     gallery, count = _pictures(context, data)
-    result = context.begin(Pictures(gallery[:count], gallery.notes), data, gallery=gallery[count:])
-    counted = np.flatnonzero(result.counting)
+    pictures = Pictures(gallery[:count], gallery.notes)
+    counting = pictures.counting(context.models)
+    counted = np.flatnonzero(counting)
     # What a model was trained on is nobody's rival, so that it is in no number of the others.
-    rivals = np.append(result.counting, np.ones(len(gallery) - count, dtype=bool))
-    result.provenance |= {"gallery_size": int(rivals.sum()), "conditioning_pictures": len(counted)}
-    result.notes += few(len(counted))
+    rivals = np.append(counting, np.ones(len(gallery) - count, dtype=bool))
+    size = int(rivals.sum())
     other = None
     if params["other_samples"]:
         if data is None:
             raise RCDMError("The pictures that the other samples were made from are not there; give them with --data.")
         other = read_other_samples(params["other_samples"], gallery, data, rivals)
-        if other.left_out:
-            result.notes.append(
-                f"{many(other.left_out, 'sample')} of {other.name}: made from pictures that are not in the gallery, or "
-                "that a model was trained on; left out."
-            )
+    result = context.begin(
+        pictures, data, gallery=gallery[count:], gallery_size=size, conditioning_pictures=len(counted)
+    )
+    result.notes += few(len(counted))
+    if other is not None and other.left_out:
+        result.notes.append(
+            f"{many(other.left_out, 'sample')} of {other.name}: made from pictures that are not in the gallery, or "
+            "that a model was trained on; left out."
+        )
     labels = labels_of(data)
     classes = [labels.get(picture.id) for picture in gallery[:count]]
 
@@ -106,9 +110,9 @@ def run(context: Context) -> Result:
         )
     if other is not None:
         result.aggregates["other_images"] = _other_images(other, others, gallery, labels)
-    result.answer = [answer(name, result.aggregates[name], int(rivals.sum())) for name in context.names]
+    result.answer = [answer(name, result.aggregates[name], size) for name in context.names]
     if other is not None:
-        result.answer += [answer_other(name, result.aggregates[name], int(rivals.sum())) for name in context.names]
+        result.answer += [answer_other(name, result.aggregates[name], size) for name in context.names]
     reciprocal = {name: (1 / of_model["originals"][counted]).mean(axis=1) for name, of_model in image_ranks.items()}
     against = _against(other, others, reciprocal, counted, context.seed) if other is not None else []
     compared = together(compare(reciprocal, seed=context.seed), against)
@@ -116,8 +120,8 @@ def run(context: Context) -> Result:
     shown = min(params["rows"], count)
     if shown:
         draw_rows(result.add_file("faithfulness.png"), context.names, rows, result.images[:shown])
-    size, fit = context.models[0].image_size, fit_of(context.models[0])
-    theirs = [] if other is None else [other.shown(i, size, fit, GRID_SAMPLES) for i in range(shown)]
+    side, fit = context.models[0].image_size, fit_of(context.models[0])
+    theirs = [] if other is None else [other.shown(i, side, fit, GRID_SAMPLES) for i in range(shown)]
     write_report(result, context, rows, result.images[:shown], compared, theirs)
     return result
 
