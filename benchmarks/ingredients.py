@@ -56,6 +56,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "bf16": ({}, {"precision": "bf16"}),
     "32 norm groups": ({"unet": {**UNET, "norm_groups": 32}}, {}),
     "beta2 0.999": ({"betas": (0.9, 0.999)}, {}),
+    "h's layers at 0.3": ({}, {"h_lr": 0.3}),
+    "batchnorm, h's layers at 0.3": ({}, {"conditioning": "batchnorm", "h_lr": 0.3}),
     "h's layers at the full rate": ({}, {"h_lr": 1.0}),
     "lr a third": ({}, {"lr": 1 / 3}),
     "lr twice": ({}, {"lr": 2.0}),

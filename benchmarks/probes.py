@@ -73,7 +73,7 @@ def _faithfulness(size: int, dim: int) -> dict[str, float]:
         image_size=8,
         h_dim=dim,
         device="cpu",
-        representations=None,
+        h_by_id=lambda ids, compute: compute(list(range(len(ids)))),
         encoder=SimpleNamespace(image_size=8, interpolation="bicubic"),
         config=SimpleNamespace(data=None),
         encode=lambda images: torch.from_numpy(rng.standard_normal((len(images), dim), dtype=np.float32)),

@@ -82,6 +82,8 @@ class RCDM:
         self._provider = provider or config.provider.resolved or config.provider.name
         self._weights = weights or config.provider.weights
         self.representations: Representations | None = None
+        self._left: Representations | None = None  # by the training, in its cache; None as well where it is not there
+        self._looked = False  # whether it was looked for
 
     # what it is
 
@@ -172,6 +174,40 @@ class RCDM:
         how = self.config.provider.interpolation or (self._encoder.interpolation if self._encoder else None)
         found.check(self.fingerprint, fit=fit, interpolation=how, whose=self.name)
         self.representations = found
+
+    def h_by_id(self, ids: Sequence[str | None], compute: Callable[[list[int]], np.ndarray]) -> np.ndarray:
+        """h of originals that are read as in training, by content ids (None: of one that is no file): float32 [n, dim].
+
+        From `representations`, without the encoder; else from what the training left in its cache, once the encoder is
+        loaded and found to be the training's; and of the others `compute(their places)`.
+        """
+
+        def without_file(places: list[int]) -> np.ndarray:
+            _ = self.encoder
+            rest = [ids[place] for place in places]
+            left = self._left_by_training([content_id for content_id in rest if content_id is not None])
+            if left is None:
+                return compute(places)
+            return left.fill(rest, lambda missing: compute([places[place] for place in missing]))
+
+        if self.representations is None:
+            return without_file(list(range(len(ids))))
+        return self.representations.fill(ids, without_file)
+
+    def _left_by_training(self, ids: Sequence[str]) -> Representations | None:
+        """The training's file, if it is there and its rows of these pictures are whole."""
+        from rcdm_core.representations.cached import of_training
+
+        if not self._looked:
+            self._left, self._looked = of_training(self.config, self.fingerprint), True
+        if self._left is not None:
+            rows = self._left.find(ids)
+            try:
+                self._left.verify(rows[rows >= 0])
+            except RCDMError as error:
+                _log.info("%s The h of its pictures is computed.", error)
+                self._left = None
+        return self._left
 
     # Not inference_mode: an encoder that is first loaded in here could never be differentiated through afterwards.
     @torch.no_grad()

@@ -26,10 +26,11 @@ from rcdm_core.encoder import Encoder, Fingerprint, fingerprint
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.progress import Reporter
 from rcdm_core.provider_record import ProviderRecord
+from rcdm_core.representations.cached import cache_path
 from rcdm_core.representations.rows import Rows, RowWriter
-from rcdm_core.training import representations
 from rcdm_core.training.dataset import Dataset, prepare
 from rcdm_core.training.pixels import PixelReader
+from rcdm_core.training.representations import statistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -160,7 +161,7 @@ def test_same_weights_with_other_preprocessing_are_encoded_again(tmp_path: Path,
 def test_data_encoder_options_and_flips_have_files_of_their_own(tmp_path: Path, encoder: Encoder) -> None:
     mark = fingerprint(encoder)
     variants = [("a", "e", True), ("b", "e", True), ("a", "f", True), ("a", "e", False)]
-    paths = {representations.cache_path(tmp_path, data, record(mark, key), mark, flip) for data, key, flip in variants}
+    paths = {cache_path(tmp_path, data, record(mark, key), mark, flip) for data, key, flip in variants}
     assert len(paths) == len(variants)
 
 
@@ -283,7 +284,7 @@ def test_statistics_are_those_of_numpy_and_dead_dimensions_stay_quiet(tmp_path: 
         writer.append(values)
         writer.finish({})
     rows = np.random.RandomState(2).permutation(2500)[:2100]
-    mean, std = representations.statistics(Rows(path), rows)
+    mean, std = statistics(Rows(path), rows)
     used = values[rows].astype(np.float32).reshape(-1, 6).astype(np.float64)
     assert np.allclose(mean, used.mean(0), rtol=1e-5, atol=1e-4)
     assert np.allclose(std[:4], used.std(0)[:4], rtol=1e-5)
@@ -297,7 +298,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, encoder:
         assert source.ids  # what the source itself keeps is not counted
         tracemalloc.start()
         data = run_pass(source, encoder, tmp_path)
-        representations.statistics(data.h, np.arange(count))
+        statistics(data.h, np.arange(count))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     per_image = (peaks[1] - peaks[0]) / 600

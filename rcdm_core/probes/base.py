@@ -205,7 +205,8 @@ class Context:
     sampler, steps, precision  as for RCDM.sample; the guidance scale is 1 in every probe
     data_text, provider, weights, representations  as they were given, for the command that repeats the run
     left_out  notes on pictures that went away while the probe ran, which was then begun again without them
-    kept     files of OUT/.rcdm-drawn that this run has written or read (keeping.py)
+    kept     files of OUT/.rcdm-drawn that this run has written or read, and places: of rows in them (keeping.py)
+    shared   the OUT of `all`, where its probes keep what they have encoded for each other; None: in their own
     """
 
     probe: Probe
@@ -226,6 +227,8 @@ class Context:
     representations: Sequence[str] = ()
     left_out: tuple[str, ...] = ()
     kept: set[Path] = field(default_factory=set, compare=False)
+    shared: Path | None = None
+    places: dict[tuple[Path, str], dict[str, tuple[Path, int]]] = field(default_factory=dict, compare=False)
 
     def choose(self, count: int) -> Pictures:
         """The pictures that were asked for; without any, the first `count` of the data that no model was trained on.

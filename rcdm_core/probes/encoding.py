@@ -1,4 +1,7 @@
-"""h of the pictures that a probe looks at: read and encoded in blocks, and kept until it is done (keeping.py)."""
+"""h of the pictures that a probe looks at: read and encoded in blocks, and kept until it is done (keeping.py).
+
+Those of `rcdm probe --all` share what they have encoded.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rcdm_core.data.images import DEFAULT_INTERPOLATION
-from rcdm_core.probes.keeping import keep_encoded
+from rcdm_core.probes.keeping import keep_encoded, keep_rows
 from rcdm_core.probes.pictures import Picture, fit_of, read_arrays
 
 if TYPE_CHECKING:
@@ -19,7 +22,8 @@ BATCH = 32  # pictures read and encoded at a time
 
 
 def h_of(model: RCDM, pictures: Sequence[Picture], context: Context | None = None) -> np.ndarray:
-    """h of untransformed pictures, float32 [N, dim]: from the model's file of representations where it has them.
+    """h of untransformed pictures, float32 [N, dim]: from the model's file of representations where it has them, or
+    from what its training left in the cache.
 
     The others are read and encoded BATCH at a time. context: a probe's, in whose OUT they are kept until it is done.
     """
@@ -29,9 +33,7 @@ def h_of(model: RCDM, pictures: Sequence[Picture], context: Context | None = Non
         chosen = [pictures[place] for place in places]
         return _encoded(model, chosen, encoder.image_size, encoder.interpolation, context)
 
-    if model.representations is None:
-        return compute(range(len(pictures)))
-    return model.representations.fill([picture.id if picture.is_file else None for picture in pictures], compute)
+    return model.h_by_id([picture.id if picture.is_file else None for picture in pictures], compute)
 
 
 def h_at_image_size(model: RCDM, pictures: Sequence[Picture], context: Context | None = None) -> np.ndarray:
@@ -54,13 +56,19 @@ def _encoded(
 ) -> np.ndarray:
     import torch
 
-    fit, parts = fit_of(model), []
+    fit = fit_of(model)
+
+    def encode(places: Sequence[int]) -> np.ndarray:
+        part = [pictures[place] for place in places]
+        return model.encode(torch.from_numpy(read_arrays(part, size, fit, interpolation))).numpy()
+
+    parts = []
     for start in range(0, len(pictures), BATCH):
-        part = pictures[start : start + BATCH]
-
-        def encode(part: Sequence[Picture] = part) -> dict[str, np.ndarray]:
-            return {"h": model.encode(torch.from_numpy(read_arrays(part, size, fit, interpolation))).numpy()}
-
-        depends = {"pictures": [picture.id for picture in part], "read": [fit, size, interpolation]}
-        parts.append((encode() if context is None else keep_encoded(context, model, depends, encode))["h"])
+        places = range(start, min(start + BATCH, len(pictures)))
+        if context is None:
+            parts.append(encode(places))
+        else:
+            ids = [pictures[place].id for place in places]
+            compute = lambda missing, places=places: encode([places[i] for i in missing])  # noqa: E731
+            parts.append(keep_rows(context, model, {"read": [fit, size, interpolation]}, ids, compute))
     return np.concatenate(parts)

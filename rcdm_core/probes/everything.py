@@ -63,10 +63,10 @@ def run(context: Context) -> Result:
         else:
             context.progress.log(f"{where}: {probe.summary[:1].lower()}{probe.summary[1:]}")
             images = [] if probe.of_sets and sets else context.images
-            entries[probe.name] = entry = {
-                "key": key,
-                **_run_one(dataclasses.replace(context, probe=probe, out=out, params=params, images=images)),
-            }
+            own_context = dataclasses.replace(
+                context, probe=probe, out=out, shared=context.out, params=params, images=images
+            )
+            entries[probe.name] = entry = {"key": key, **_run_one(own_context)}
             if entry["status"] != DONE:
                 context.progress.log(f"{probe.name} {says(entry)}")
             result.save()  # what is done stays, whatever happens to the next one

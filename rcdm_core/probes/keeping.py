@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FOLDER = ".rcdm-drawn"  # in OUT, while the probe runs
 LOCK = ".rcdm-lock"  # in OUT as well: one probe at a time
+_ROWS = "h"  # how the names of files of rows begin
 _TRIES = 3  # to write where the folder goes away
 
 Arrays = dict[str, np.ndarray]
@@ -71,6 +72,63 @@ def keep_encoded(context: Context, model: RCDM, depends: Mapping[str, Any], comp
     found = _model(context, model)
     encoder = None if found is None else {key: found[key] for key in ("device", "provider")}
     return _keep(context, encoder, {"what": "h", **depends}, compute, 0)
+
+
+def keep_rows(
+    context: Context,
+    model: RCDM,
+    depends: Mapping[str, Any],
+    ids: Sequence[str],
+    compute: Callable[[list[int]], np.ndarray],
+) -> np.ndarray:
+    """As `keep_encoded`, of h picture by picture, float32 [n, dim]: whichever probe of `all` has encoded one has done
+    it for the others, in whatever order they look at it.
+
+    ids: of the pictures. depends: how they were read. compute: h of those at the places that it is called with.
+    """
+    found = _model(context, model)
+    if found is None:
+        return compute(list(range(len(ids))))
+    encoder = {key: found[key] for key in ("device", "provider")}
+    kept = _Rows(context, _digest({"encoder": encoder, "versions": versions(), **depends}))
+    h = kept.find(ids)
+    missing = [place for place, row in enumerate(h) if row is None]
+    if missing:
+        fresh = compute(missing)
+        kept.add([ids[place] for place in missing], fresh)
+        for place, row in zip(missing, fresh, strict=True):
+            h[place] = row
+    return np.stack([row for row in h if row is not None])
+
+
+class _Rows:
+    """Files of rows by content id, ROWS-KEY-….npz with `ids` [n] and `h` [n, dim], and where each row is."""
+
+    def __init__(self, context: Context, key: str) -> None:
+        self.context, self.key = context, key
+        self.folder = (context.shared or context.out) / FOLDER
+        if (self.folder, key) not in context.places:
+            places = context.places[self.folder, key] = {}
+            for path in sorted(self.folder.glob(f"{_ROWS}-{key}-*.npz")):
+                for row, content_id in enumerate((_read(path) or {}).get("ids", ())):
+                    places[str(content_id)] = (path, row)
+                context.kept.add(path)
+        self.places = context.places[self.folder, key]
+
+    def find(self, ids: Sequence[str]) -> list[np.ndarray | None]:
+        """The rows of these pictures; None of one that is not there."""
+        paths = {self.places[content_id][0] for content_id in ids if content_id in self.places}
+        files = {path: arrays["h"] for path in paths if (arrays := _read(path)) is not None}
+        places = [self.places.get(content_id) for content_id in ids]
+        return [None if place is None or place[0] not in files else files[place[0]][place[1]] for place in places]
+
+    def add(self, ids: Sequence[str], h: np.ndarray) -> None:
+        """Write the rows of pictures that were not there."""
+        path = self.folder / f"{_ROWS}-{self.key}-{_digest(list(ids))}.npz"
+        _write(path, {"ids": np.array(ids), "h": h})
+        self.context.kept.add(path)
+        for row, content_id in enumerate(ids):
+            self.places[content_id] = (path, row)
 
 
 def _keep(
@@ -134,8 +192,11 @@ def _model(context: Context, model: RCDM) -> dict[str, Any] | None:
 
 def _path(context: Context, depends: Mapping[str, Any]) -> Path:
     """The file of arrays that depend on these."""
-    name = hashlib.sha256(json.dumps(depends, sort_keys=True, default=_in_words).encode()).hexdigest()[:32]
-    return context.out / FOLDER / f"{name}.npz"
+    return context.out / FOLDER / f"{_digest(depends)}.npz"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_in_words).encode()).hexdigest()[:32]
 
 
 def _in_words(value: Any) -> str:

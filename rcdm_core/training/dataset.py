@@ -23,11 +23,12 @@ from rcdm_core.data.source import data_fingerprint
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.progress import Reporter
 from rcdm_core.representations import file as representation_file
+from rcdm_core.representations.cached import cache_path, data_key, open_cached
 from rcdm_core.representations.encoding import BATCH_SIZE, BatchEncoder
 from rcdm_core.representations.file import Representations
 from rcdm_core.representations.reading import content_order, read_batches, reading_threads
 from rcdm_core.representations.rows import CACHE_OPTION, Rows, RowWriter
-from rcdm_core.training import pixels, representations
+from rcdm_core.training import pixels
 from rcdm_core.training.representations import HOfRows
 
 if TYPE_CHECKING:
@@ -76,10 +77,10 @@ def prepare(
     """
     order = content_order(source.ids)
     make_folder(cache, CACHE_OPTION)
-    data_key = f"{data_fingerprint(source.ids)} {fit}"
-    h_path = representations.cache_path(cache, data_key, provider, fingerprint, flip)
-    pixels_path = pixels.cache_path(cache, data_key, image_size)
-    h = given or representations.open_cached(h_path, fingerprint, len(order))
+    key = data_key(data_fingerprint(source.ids), fit)
+    h_path = cache_path(cache, key, provider, fingerprint, flip)
+    pixels_path = pixels.cache_path(cache, key, image_size)
+    h = given or open_cached(h_path, fingerprint, len(order))
     matched = None if h is None else _match(h, source, order)
     if given is None and matched is not None and matched.missing:
         h = matched = None

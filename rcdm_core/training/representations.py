@@ -1,18 +1,14 @@
-"""Training and files of representations: which one is its cache, h by the dataset's rows, statistics of h."""
+"""Training and files of representations: whether one suits it, h by the dataset's rows, statistics of h."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rcdm_core.encoder import Fingerprint, compare_fingerprints
 from rcdm_core.errors import RCDMError
-from rcdm_core.provider_record import ProviderRecord
 from rcdm_core.representations.file import Representations
 from rcdm_core.representations.rows import Rows
 
@@ -22,29 +18,6 @@ _ROWS_AT_ONCE = 1024
 # Of its spread: an h that is further from float32's than this is noisy enough to be seen in samples, which are drawn
 # from float32's.
 MOST_DEVIATION = 0.05
-
-
-def cache_path(folder: Path, data_key: str, provider: ProviderRecord, fingerprint: Fingerprint, flip: bool) -> Path:
-    """Where the representations of this data by this encoder are cached."""
-    name = provider.resolved or provider.name
-    encoder_key = json.dumps([name, provider.options, provider.image_size, provider.interpolation])
-    parts = ("h 2", data_key, encoder_key, fingerprint.weights_digest, tuple(fingerprint.h.shape), flip)
-    return folder / f"h-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.safetensors"
-
-
-def open_cached(path: Path, fingerprint: Fingerprint, pictures: int) -> Representations | None:
-    """The cached file, or None when there is none, it is damaged, or the encoder now behaves otherwise.
-
-    The weights' digest is in the file's name; code and preprocessing can change under the same weights, so the
-    fingerprint's h is compared too. pictures: how many the data has, the unreadable ones included.
-    """
-    try:
-        cached = Representations(path)
-        whole = len(cached) + len(cached.skipped) == pictures
-        cached.verify()  # now, when it can be computed again, instead of in the middle of a training
-    except (RCDMError, ValueError, TypeError, KeyError):
-        return None
-    return cached if whole and compare_fingerprints(cached.mark, fingerprint) is None else None
 
 
 def check_for_training(file: Representations, *, flip: bool) -> None:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from rcdm_core.atomic import explain_failures, make_folder, replace_text
 from rcdm_core.bundle import FILE_NAME, DataRecord, id_prefix
-from rcdm_core.data.cache_dir import cache_dir
 from rcdm_core.data.shapes import open_data
 from rcdm_core.data.source import ImageSource, data_fingerprint, split
 from rcdm_core.encoder import Encoder, Fingerprint, compare_fingerprints, fingerprint, load_encoder, source_change
@@ -26,6 +25,7 @@ from rcdm_core.progress import Reporter
 from rcdm_core.provider import Provider
 from rcdm_core.provider_record import ProviderRecord, reading_change, record_of
 from rcdm_core.registry import find_provider
+from rcdm_core.representations.cached import cache_folder
 from rcdm_core.representations.file import Representations
 from rcdm_core.training.config import Change, TrainConfig, default_held_out, learning_rate
 from rcdm_core.training.dataset import Dataset, prepare
@@ -103,7 +103,7 @@ def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Set
         fit=config.fit,
         image_size=int(PRESETS[config.preset].unet["image_size"]),
         flip=config.flip,
-        cache=Path(config.cache) if config.cache is not None else cache_dir("training"),
+        cache=cache_folder(config.cache),
         pixel_limit=config.pixel_cache_limit,
         device=device,
         reporter=reporter,
