@@ -85,7 +85,7 @@ ENCODINGS: dict[str, dict[str, Any]] = {  # of more than one block where that is
     "invariance": {"count": 3, "samples": 2, "pool": 10, "transform": "grayscale,blur"},
     "neighbours": {"count": 3, "samples": 1, "pool": 40, "training": 40},
     "unconditional": {"count": 3, "training": 40, "pool": 40},
-    "linear-probe": {"fit": 40, "test": 40, "count": 4, "samples": 1, "folds": 2},
+    "linear-probe": {"test": 40, "count": 4, "samples": 1, "folds": 2},
     "quality": {"count": 70, "inception": "weights.pth", "shown": 1, "data": Shapes(300, seed=7)},
 }
 

@@ -30,6 +30,8 @@ from rcdm_core.probes import PROBES
         ("manipulation", {"partner": "x.png"}, "--partner is for --mode swap"),
         ("manipulation", {"training": 10}, "--training is for --among training"),
         ("adversarial", {"attack_steps": 3}, "--attack-steps is for --attack pgd"),
+        ("linear-probe", {"folds": 3, "fit": 40}, "--fit is for --folds 0"),
+        ("retention", {"judge": "none", "judge_pictures": 40}, "--judge-pictures is for a --judge other than none"),
         ("faithfulness", {"gallery": 1}, "gallery is 1, but a gallery takes at least 2"),
         ("class-mean", {"classes": " , "}, "names no class"),
         ("retention", {"count": 4}, "count is 4, but expected a whole number of at least 20"),

@@ -18,7 +18,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.classifying import Classifier, Divided, accuracy, classifiers, divide, short
 from rcdm_core.probes.drawing import blocks, draw
 from rcdm_core.probes.encoding import h_at_image_size
-from rcdm_core.probes.opening import check_conditional, data_of
+from rcdm_core.probes.opening import check_conditional, data_of, only_with
 from rcdm_core.probes.pictures import fit_of, read_arrays
 from rcdm_core.probes.wording import percent
 from rcdm_core.provider import Option
@@ -31,9 +31,10 @@ SHOWN_ROWS = 24
 
 
 def check(params: Mapping[str, Any]) -> None:
-    """Raise RCDMError for a cross-validation in one part."""
+    """Raise RCDMError for a cross-validation in one part, and for what it does not read."""
     if params["folds"] == 1:
         raise RCDMError("folds is 1, but a cross-validation takes at least 2, and 0 tests on held-out pictures alone.")
+    only_with(params, PROBE.parameters, ["fit"], reads=not params["folds"], remedy="--folds 0")
 
 
 def run(context: Context) -> Result:

@@ -7,7 +7,7 @@ generator and readout are perfect, and the verdict says which of the two is the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from rcdm_core.metrics.retention import (
 from rcdm_core.probes import verdicts
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.encoding import h_of
-from rcdm_core.probes.opening import check_conditional, data_of, pictures_of
+from rcdm_core.probes.opening import check_conditional, data_of, only_with, pictures_of
 from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import batches
 from rcdm_core.probes.retention_class import NONE, labels_of, one_hot, train_judge, usable_labels
@@ -72,6 +72,12 @@ class Measured:
     result: Result
     found: dict[str, dict[str, Found]]
     rows: list[Rows]
+
+
+def check(params: Mapping[str, Any]) -> None:
+    """Raise RCDMError for pictures to learn classes from where nothing learns them."""
+    remedy = "a --judge other than none"
+    only_with(params, PROBE.parameters, ["judge_pictures"], reads=params["judge"] != NONE, remedy=remedy)
 
 
 def run(context: Context) -> Result:
@@ -335,6 +341,7 @@ PROBE = Probe(
         "rows": Option(int, 6, "pictures shown with their samples"),
     },
     run=run,
+    check=check,
     least={"samples": 1, "count": MIN_PICTURES, "pool": 0, "rows": 0, "judge_pictures": 0},
     unless_given=("count",),
 )
