@@ -45,6 +45,18 @@ def test_lines_below_zero_are_on_the_axes_with_their_bands(tmp_path: Path, figur
     assert [len(lines) for lines in levels] == [0, 1, 1]  # zero is marked where it is not the axis
 
 
+def test_crowded_lines_have_their_intervals_beside_each_other(tmp_path: Path, figures: list[Figure]) -> None:
+    x = [0, 0.005, 0.1]
+    lines = [Line(name, x, [estimate(v, v - 0.1, v + 0.1) for v in (0.2, 0.3, 0.4)]) for name in "ab"]
+    plot_lines(tmp_path / "a.png", {"one": lines, "two": lines[:1]}, x_label="x", y_label="y", evenly=True)
+    axes = figures[0].axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "0.005", "0.1"]
+    bars = sorted(line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 2)
+    assert len(bars) == len(set(bars)) == 6 and [round(bar) for bar in bars] == [0, 0, 1, 1, 2, 2]
+    (legend,) = figures[0].legends
+    assert {text.get_text() for text in legend.get_texts()} == {"a", "b"}
+
+
 def test_dots_and_bars_below_zero_too(tmp_path: Path, figures: list[Figure]) -> None:
     found = [estimate(0.5, -0.2, 0.9), None, estimate(0.1), estimate(None)]
     plot_dots(tmp_path / "a.png", list("abcd"), {"m": found}, x_label="x")

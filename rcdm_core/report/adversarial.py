@@ -47,6 +47,7 @@ def write_report(
         },
         x_label="ε, of the [0, 1] image",
         y_label="share",
+        evenly=True,
     )
     keys = {
         "flipped": "flipped",

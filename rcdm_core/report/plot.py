@@ -61,20 +61,36 @@ class Line:
 
 
 @plainly
-def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str, y_label: str) -> str:
+def plot_lines(
+    path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str, y_label: str, evenly: bool = False
+) -> str:
     """Panels by title, three beside each other, each with its lines. Writes the PNG and returns the SVG.
 
-    The scale is one for all and starts at 0, or below whatever is below that, with a line at 0.
+    The scale is one for all and starts at 0, or below whatever is below that, with a line at 0. evenly: every x has the
+    same room, whatever lies between them, and intervals are bars beside each other instead of bands: for several lines
+    over few x that crowd at one end.
     """
+    values_of_x = sorted({x for lines in panels.values() for line in lines for x in line.x})
 
     def draw(axes: Axes, lines: Sequence[Line]) -> None:
-        for line in lines:
+        for number, line in enumerate(lines):
             colour = f"C{line.colour}"
             values = [e["value"] for e in line.estimates]
+            if evenly:
+                aside = 0.12 * (number - (len(lines) - 1) / 2)
+                places = [values_of_x.index(x) + aside for x in line.x]
+                axes.plot(places, values, line.style, color=colour, label=legend_entry(line.label), lw=1.4)
+                axes.plot(places, values, "o", color=colour, ms=2.5)
+                for x, e in zip(places, line.estimates, strict=True):
+                    if e["low"] is not None:
+                        axes.plot([x, x], [e["low"], e["high"]], "-", color=colour, alpha=0.45, lw=1.4)
+                continue
             axes.plot(line.x, values, line.style, color=colour, label=legend_entry(line.label), lw=1.6)
             if all(e["low"] is not None for e in line.estimates):
                 low, high = ([e[key] for e in line.estimates] for key in ("low", "high"))
                 axes.fill_between(line.x, low, high, color=colour, alpha=0.18, lw=0)
+        if evenly:
+            axes.set_xticks(range(len(values_of_x)), [f"{x:g}" for x in values_of_x])
         axes.set_xlabel(x_label)
 
     figure, axes = _axes(len(panels), height=2.7)
@@ -86,7 +102,16 @@ def plot_lines(path: Path, panels: Mapping[str, Sequence[Line]], *, x_label: str
     _from_zero(axes[: len(panels)], [e for lines in panels.values() for line in lines for e in line.estimates], "y")
     for first in axes[::_ACROSS]:
         first.set_ylabel(y_label, fontsize=9)
-    add_legend(axes[0], fontsize=8)
+    if evenly:
+        entries = {  # each once, whichever panels it is in
+            label: handle
+            for axis in axes[: len(panels)]
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        below = {"loc": "outside lower center", "ncols": max(1, len(entries))}
+        add_legend(figure, handles=list(entries.values()), labels=list(entries), fontsize=8, **below)
+    else:
+        add_legend(axes[0], fontsize=8)
     return _save(figure, path)
 
 
@@ -193,7 +218,7 @@ def _save(figure: Figure, path: Path) -> str:
 
     for axis in figure.axes:
         axis.title.set_color(_INK)
-        legend = axis.get_legend()
+    for legend in (*figure.legends, *(axis.get_legend() for axis in figure.axes)):
         for text in legend.get_texts() if legend else ():
             text.set_color(_INK)
     with replacing(path) as temporary:
