@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -180,6 +181,7 @@ def share(probe: str, provider: str, count: int, steps: int) -> dict[str, Any]:
             provider, data=DATA, held_out=DATA_COUNT // 2, steps=1, preview_every=0, out=run, cache=cache
         )
         model = rcdm_core.load(rcdm_core.train(config))
+        shutil.rmtree(cache)  # h of its pictures is in there, and would not be computed: other pictures' has to be
         clocks = {"network": Clock(model.unet), "encoder": Clock(model.encoder)}
         elsewhere = Elsewhere([*clocks.values()])
         elsewhere.start()

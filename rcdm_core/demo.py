@@ -185,7 +185,9 @@ def run(
     sentences = (*(sentence(provider.name, claims) for provider in providers), check(claims))
     gallery = draw(models, data, seed, precision)
     command = ["rcdm", "demo", *(word for provider in providers for word in ("--oracle", provider.name))]
-    command += ["--steps", str(steps), "--seed", str(seed), "--precision", precision, "--out", str(folder)]
+    taken = max(model.config.step for model in models)  # a finished training stays as it is, whatever is asked for
+    command += ["--steps", str(taken), "--seed", str(seed), "--device", device, "--precision", precision]
+    command += ["--out", str(folder)]
     page = write_page(folder, shlex.join(command), providers, claims, sentences, gallery, result)
     return Outcome(page, claims, sentences)
 

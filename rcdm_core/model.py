@@ -20,6 +20,7 @@ from rcdm_core.encoder import (
     Fingerprint,
     compare_fingerprints,
     fingerprint,
+    full_precision,
     load_encoder,
     resize_for_encoder,
     source_change,
@@ -185,8 +186,8 @@ class RCDM:
         def without_file(places: list[int]) -> np.ndarray:
             _ = self.encoder
             rest = [ids[place] for place in places]
-            left = self._left_by_training([content_id for content_id in rest if content_id is not None])
-            if left is None:
+            left = self.left_by_training
+            if left is None or not self._whole(left, [content_id for content_id in rest if content_id is not None]):
                 return compute(places)
             return left.fill(rest, lambda missing: compute([places[place] for place in missing]))
 
@@ -194,20 +195,25 @@ class RCDM:
             return without_file(list(range(len(ids))))
         return self.representations.fill(ids, without_file)
 
-    def _left_by_training(self, ids: Sequence[str]) -> Representations | None:
-        """The training's file, if it is there and its rows of these pictures are whole."""
+    @property
+    def left_by_training(self) -> Representations | None:
+        """The file in which the training left h of its pictures in the cache; None where it is not there any more."""
         from rcdm_core.representations.cached import of_training
 
         if not self._looked:
             self._left, self._looked = of_training(self.config, self.fingerprint), True
-        if self._left is not None:
-            rows = self._left.find(ids)
-            try:
-                self._left.verify(rows[rows >= 0])
-            except RCDMError as error:
-                _log.info("%s The h of its pictures is computed.", error)
-                self._left = None
         return self._left
+
+    def _whole(self, left: Representations, ids: Sequence[str]) -> bool:
+        """Whether the rows of these pictures are what was written; where they are not, the file is not asked again."""
+        rows = left.find(ids)
+        try:
+            left.verify(rows[rows >= 0])
+        except RCDMError as error:
+            _log.info("%s The h of its pictures is computed.", error)
+            self._left = None
+            return False
+        return True
 
     # Not inference_mode: an encoder that is first loaded in here could never be differentiated through afterwards.
     @torch.no_grad()
@@ -223,7 +229,8 @@ class RCDM:
         parts = []
         for part in images.split(_ENCODER_BATCH):
             fitted = resize_for_encoder(part.to(self.device, torch.float32), encoder.image_size)
-            parts.append(encoder(fitted).float().cpu())
+            with full_precision(self.device.type):  # as in the training's file and in those of rcdm encode
+                parts.append(encoder(fitted).float().cpu())
         return torch.cat(parts) if parts else torch.zeros(0, self.h_dim)
 
     def encode_files(

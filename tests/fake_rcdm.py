@@ -72,7 +72,7 @@ class FakeRCDM:
         self.image_size, self.h_dim = SIZE, len(self.kept)
         self.diffusion = Diffusion(DiffusionConfig())
         self.device = torch.device("cpu")
-        self.representations = None
+        self.representations = self.left_by_training = None
         self.encoder = SimpleNamespace(interpolation="bicubic", image_size=64)
         self.fingerprint = SimpleNamespace(h=torch.zeros(1, self.h_dim))
         provider = SimpleNamespace(

@@ -135,7 +135,7 @@ def test_encodings_are_known_by_pictures_encoder_and_reading(tmp_path: Path, mon
     plain = encoding.read_arrays
     monkeypatch.setattr(encoding, "read_arrays", lambda *given: (read.append(given[1:]), plain(*given))[1])
     context: Any = SimpleNamespace(out=tmp_path, precision="float32", progress=Reporter(), kept=set())
-    context.shared, context.places = None, {}
+    context.shared, context.places, context.known = None, {}, {}
 
     def reads(model: Any, chosen: Any, digest: str = "digest") -> int:
         monkeypatch.setattr(base, "_bundle_digest", lambda folder: digest)

@@ -177,6 +177,22 @@ def test_unreadable_pictures_show_when_they_are_read(folder: Path) -> None:
         source.check_readable()
 
 
+def test_files_of_the_same_bytes_are_unreadable_each(folder: Path) -> None:
+    """Such as downloads that failed: empty files, or one page of an error under many names."""
+    for number in range(20):
+        (folder / f"cats/empty{number}.png").touch()
+    source = ImageFolder(folder)
+    readable = len(source) - 1
+    before = source.duplicates
+    index = next(i for i, name in enumerate(source.names) if "empty" in name)
+    for _ in range(2):  # which counts once
+        source.report_unreadable(index, "it is empty")
+    assert before - source.duplicates == 19
+    assert sorted(source.skipped) == sorted((f"cats/empty{number}.png", "it is empty") for number in range(20))
+    with pytest.raises(RCDMError, match=f"20 of {readable + 20} pictures"):
+        source.check_readable()
+
+
 def test_more_than_half_unreadable_is_an_error() -> None:
     check_readable_share(0, 0)
     check_readable_share(5, 10)

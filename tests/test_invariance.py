@@ -16,13 +16,15 @@ import rcdm_core
 from rcdm_core.data.folder import ImageFolder
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
-from rcdm_core.metrics.attributes import measure
+from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.readout import fit_readout
 from rcdm_core.metrics.retention import Observed, variance_ratio
 from rcdm_core.probes.base import Result
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.invariance import answer
 from rcdm_core.probes.pictures import choose, from_source, read_arrays
+from rcdm_core.probes.transforms import pick
+from rcdm_core.report.invariance import _lines
 
 ROWS = "vertical-shift,zoom-out,grayscale,color-jitter,blur"
 DATA = Shapes(130, seed=3)
@@ -367,3 +369,27 @@ def test_a_bundle_on_disk_with_a_real_encoder(tmp_path: Path) -> None:
     }
     assert result.aggregates["run"]["transforms"]["color-jitter"]["dh_relative"]["value"] < 0.02
     assert found["vertical-shift", "position"] not in ("ignores", "follows")
+
+
+def test_h_is_beside_every_row_however_many_attributes_move() -> None:
+    entry = {"response": dict.fromkeys(ATTRIBUTES, 0.5), "dh_relative": 0.25}
+    lines = _lines(entry, pick("blur")[0])
+    assert len(lines) == 5 and lines[-1] == "h 0.25"
+    assert len(_lines({**entry, "dh_relative": None}, pick("blur")[0])) == 5
+
+
+def test_an_h_that_is_one_for_all_pictures_ignores_everything(tmp_path: Path) -> None:
+    model = ExactRCDM("shapes-all", constant=True)
+    found = run([model], tmp_path, data=Shapes(120, seed=5), transform="grayscale,flip")
+    for row in found.aggregates["shapes-all"]["transforms"].values():
+        verdicts = {one["verdict"] for one in row["responses"].values() if one["rendered"]}
+        assert verdicts <= {"ignores", "cannot tell"} and "but h moves" not in str(row)
+    flip = found.aggregates["shapes-all"]["transforms"]["flip"]
+    assert flip["responses"]["position"]["verdict"] == "ignores" and flip["dh"]["value"] == 0
+
+
+def test_a_model_without_a_representation_is_refused(tmp_path: Path) -> None:
+    model = FakeRCDM("none")
+    model.h_dim = 0
+    with pytest.raises(RCDMError, match="none was trained without a representation"):
+        run([model], tmp_path)

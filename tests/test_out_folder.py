@@ -75,6 +75,16 @@ def test_the_pictures_of_the_training_are_spared_too(pictures: Path, monkeypatch
     assert found.exit_code == 0, found.output
 
 
+def test_a_training_leaves_no_preview_among_its_pictures(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content(pictures)
+    train = ("train", "--provider", "shapes-all", "--steps", "1")
+    inside = error_of(*train, "--data", "img", "--out", "img/run")
+    assert "--out img/run is in the folder of pictures img, where" in inside
+    monkeypatch.chdir(pictures)
+    assert "--out runs/shapes-all is in the folder of pictures ., where" in error_of(*train, "--data", ".")
+    assert content(pictures) == before and not (pictures / "runs").exists() and not (pictures / "run").exists()
+
+
 def test_the_folder_of_an_earlier_run_can_be_used_again(pictures: Path) -> None:
     run = ("--model", "m", "--image", "img", "--samples", "1", "--sampling-steps", "1")
     for _ in range(2):

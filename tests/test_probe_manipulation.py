@@ -53,7 +53,7 @@ class Planted(ExactRCDM):
 
 
 def run(models: list[Any], out: Path, **arguments: Any) -> Result:
-    settings: dict[str, Any] = {"data": DATA, "count": 8, "samples": 3, "pool": 40, "neighbours": 10, "share": 0.25}
+    settings: dict[str, Any] = {"data": DATA, "count": 12, "samples": 3, "pool": 40, "neighbours": 10, "share": 0.25}
     return rcdm_core.run_probe("manipulation", models=models, out=out, **(settings | arguments))
 
 
@@ -77,12 +77,17 @@ def test_the_most_common_dimensions_are_found_and_move_what_they_hold(result: Re
     tested = {d["first"]: d for d in result.aggregates["differences"]}
     assert tested["planted: background color, most"]["p_holm"] < 0.2
     assert all(d["p_holm"] >= d["p"] for d in tested.values() if d["p"] is not None)
-    assert "background color most" in result.answer[0] and "object color most" in result.answer[0]
+    tested = entry["beyond_spread"]
+    moved = {key for key, one in tested.items() if one["p_holm"] < 0.05 and one["difference"]["value"] > 0.05}
+    assert {"background color, most common", "object color, least common"} <= moved
+    assert not {"background color, least common", "size, most common", "size, least common"} & moved
+    first, _, second = result.answer[0].partition(";")
+    assert "in background color (" in first and "object color (" in second and "size" not in result.answer[0]
 
 
 def test_the_output(result: Result) -> None:
     stored = json.loads((result.out / "result.json").read_text())
-    assert stored["complete"] and len(stored["images"]) == 8 and "manipulation-001.png" in stored["files"]
+    assert stored["complete"] and len(stored["images"]) == 12 and "manipulation-001.png" in stored["files"]
     assert stored["aggregates"]["planted"]["threshold_is"] == "exact zeros"
     page = (result.out / "report.html").read_text()
     assert "|h| up to 0 (exact zeros)" in page and "Most against least common" in page and "set to zero" in page

@@ -79,8 +79,13 @@ def test_an_exact_generator_is_near_and_a_deaf_one_is_not(samples: Result) -> No
     assert exact["distance"]["high"] < 0.1 and deaf["distance"]["low"] > 0.5
     assert exact["spread"]["high"] < 0.05 < 0.3 < deaf["spread"]["low"]
     assert exact["floor"]["value"] == deaf["floor"]["value"] < 0.1
-    (difference,) = samples.aggregates["differences"]
-    assert difference["p_holm"] < 0.05 and difference["difference"]["high"] < 0
+    found = {one["first"]: one for one in samples.aggregates["differences"]}
+    assert set(found) == {"exact: samples from h", "exact: spread", "exact: unusual"}
+    for key in ("exact: samples from h", "exact: spread"):
+        assert found[key]["p"] < 0.05 and found[key]["difference"]["high"] < 0
+        assert found[key]["difference"]["value"] == pytest.approx(
+            *(exact[part]["value"] - deaf[part]["value"] for part in ["spread" if "spread" in key else "distance"])
+        )
 
 
 def test_units_and_spread_are_those_of_the_pool(samples: Result) -> None:

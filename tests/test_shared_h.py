@@ -21,6 +21,7 @@ from rcdm_core.probes import base
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.keeping import FOLDER
 from rcdm_core.probes.pictures import from_source
+from rcdm_core.progress import Reporter
 from rcdm_core.training import train
 
 
@@ -87,6 +88,20 @@ def test_a_cache_that_is_broken_or_of_another_encoder_is_not_read(
     assert encoded == [32, 8] and not np.allclose(look(other, tmp_path / "images"), known, atol=0.1)
 
 
+def test_a_cache_that_may_not_be_entered_is_not_there(
+    arguments: Make, tmp_path: Path, encoded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, exists = train(arguments()), Path.exists
+
+    def refusing(self: Path, **more: Any) -> bool:
+        if self.parent == tmp_path / "cache":
+            raise PermissionError(13, "Permission denied", str(self))
+        return exists(self, **more)
+
+    monkeypatch.setattr(Path, "exists", refusing)
+    assert look(run, tmp_path / "images").shape == (40, 5) and encoded == [32, 8]
+
+
 def test_the_encoder_is_still_checked(arguments: Make, tmp_path: Path) -> None:
     run = train(arguments())
     write_encoder(tmp_path / "encoder.py", seed=2)
@@ -114,7 +129,19 @@ def test_the_probes_of_all_encode_a_picture_once(tmp_path: Path, monkeypatch: py
         rcdm.run_probe(name, models=[model], data=data, out=out, samples=1, count=4, **more)
         return sum(seen)
 
+    class Stopped(Reporter):
+        def log(self, message: str) -> None:
+            if "confidence:" in message:
+                raise KeyboardInterrupt
+
     alone = {name: count(name, tmp_path / name) for name in only}
     together = count("all", tmp_path / "all", only=",".join(only))
     assert max(alone.values()) <= together <= len(data) < sum(alone.values())
     assert not list(tmp_path.rglob(FOLDER))  # nothing of it is left
+
+    # one that goes on takes with it what probes have left that are done
+    with pytest.raises(KeyboardInterrupt):
+        count("all", tmp_path / "stopped", only="class-mean,confidence", progress=Stopped())
+    assert list((tmp_path / "stopped" / FOLDER).glob("h-*"))
+    count("all", tmp_path / "stopped", only="class-mean,confidence")
+    assert not list(tmp_path.rglob(FOLDER))

@@ -297,6 +297,27 @@ def test_a_pass_that_is_not_finite_leaves_nothing_behind(
     assert bundle.read(run)[0].step == 8
 
 
+@pytest.mark.parametrize("bad", [1, 4])
+def test_bad_batches_that_would_come_next_do_not_cost_a_finished_run(
+    bad: int, arguments: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is saved is tried on the next batch; that one may be at fault, and its step would only be skipped."""
+    plain = Trainer._losses
+    asked: list[int] = []
+
+    def broken(self: Trainer, network: UNet, batch: Any) -> dict[str, torch.Tensor]:
+        losses = plain(self, network, batch)
+        if self.counters.step == 6:
+            asked.append(1)
+            if len(asked) <= 2 * bad:  # by the weights and by the averaged ones
+                losses["loss"] = losses["loss"] * float("nan")
+        return losses
+
+    monkeypatch.setattr(Trainer, "_losses", broken)
+    run = train(arguments(steps=6, accumulate=1))
+    assert bundle.read(run)[0].step == 6 and len(asked) == 2 * (bad + 1)
+
+
 def test_five_in_a_row_end_the_run_and_name_the_last_good_state(
     arguments: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,16 @@ def test_flip_rotation_gray_and_jitter() -> None:
     assert np.array_equal(after("color-jitter", seed=3)["object color"], after("color-jitter", seed=3)["object color"])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stronger_jitter_changes_the_hue_no_less(seed: int) -> None:
+    plain = measure(np.asarray(original().picture).transpose(2, 0, 1)[None] / 255)["object color"][0]
+    cosines = [after("color-jitter", s, seed=seed)["object color"] @ plain for s in (0.25, 0.5, 1, 1.5, 2, 3)]
+    turns = np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+    assert (np.diff(turns) > -3).all() and turns[-1] > 170  # hues are read from 8 bits
+    assert "turned by 180 to 180 degrees" in pick("color-jitter")[0].says(3)
+    assert "turned by 90 to 144 degrees" in pick("color-jitter")[0].says(1)
+
+
 def test_blur_softens_and_moves_nothing() -> None:
     sharp, soft = (
         np.asarray(p).astype(float)

@@ -52,6 +52,7 @@ class ImageFolder(ImageSource):
         self.fit = check_fit(fit)
         self.keep_duplicates = keep_duplicates
         self.duplicates = 0
+        self._copies: dict[str, list[str]] = {}  # content id -> names that were left out
         self.names, self.ids = [], []
         self._scan()
         if not self.names and not self.skipped:
@@ -68,6 +69,15 @@ class ImageFolder(ImageSource):
 
     def get(self, index: int, size: int, interpolation: str = DEFAULT_INTERPOLATION) -> np.ndarray:
         return read_array(self.path(index), size, self.fit, interpolation)
+
+    def report_unreadable(self, index: int, reason: str) -> None:
+        """As for any set; what has the same bytes, such as every empty file, is not a copy of a picture but unreadable
+        as well."""
+        super().report_unreadable(index, reason)
+        with self._lock:
+            copies = self._copies.pop(self.ids[index], [])
+            self.duplicates -= len(copies)
+            self.skipped += [(name, reason) for name in copies]
 
     def path(self, index: int) -> Path:
         """The file of picture `index`."""
@@ -104,6 +114,7 @@ class ImageFolder(ImageSource):
                 continue
             if content_id in seen and not self.keep_duplicates:
                 self.duplicates += 1
+                self._copies.setdefault(content_id, []).append(name)
                 continue
             seen.add(content_id)
             found.append((name, content_id))

@@ -248,6 +248,11 @@ _DISTANCES: tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], ...] = (
 )
 
 
+def is_shapes(spec: str | None) -> bool:
+    """Whether `--data` names the embedded set (or means to), and no folder."""
+    return not spec or spec.partition(":")[0] == "shapes"
+
+
 def open_data(spec: str | None, *, fit: str = "crop", keep_duplicates: bool = False) -> ImageSource:
     """The set of pictures that the option `--data` names.
 
@@ -259,9 +264,9 @@ def open_data(spec: str | None, *, fit: str = "crop", keep_duplicates: bool = Fa
     Raises:
         RCDMError: numbers that are none, or as `Shapes` and `ImageFolder`.
     """
-    name, _, numbers = ("shapes" if spec is None else spec).partition(":")
-    if spec and name != "shapes":
+    if spec and not is_shapes(spec):
         return ImageFolder(spec, fit=fit, keep_duplicates=keep_duplicates)
+    name, _, numbers = ("shapes" if spec is None else spec).partition(":")
     check_fit(fit)
     try:
         if not name:

@@ -205,7 +205,8 @@ class Context:
     sampler, steps, precision  as for RCDM.sample; the guidance scale is 1 in every probe
     data_text, provider, weights, representations  as they were given, for the command that repeats the run
     left_out  notes on pictures that went away while the probe ran, which was then begun again without them
-    kept     files of OUT/.rcdm-drawn that this run has written or read, and places: of rows in them (keeping.py)
+    kept     files of OUT/.rcdm-drawn that this run has written or read; places: of rows in them; known: what models are
+             known by, which is the same to the end (all of keeping.py)
     shared   the OUT of `all`, where its probes keep what they have encoded for each other; None: in their own
     """
 
@@ -229,6 +230,7 @@ class Context:
     kept: set[Path] = field(default_factory=set, compare=False)
     shared: Path | None = None
     places: dict[tuple[Path, str], dict[str, tuple[Path, int]]] = field(default_factory=dict, compare=False)
+    known: dict[int, dict[str, Any]] = field(default_factory=dict, compare=False)
 
     def choose(self, count: int) -> Pictures:
         """The pictures that were asked for; without any, the first `count` of the data that no model was trained on.
@@ -355,6 +357,8 @@ def describe_model(name: str, model: RCDM, precision: str) -> dict[str, Any]:
             "licence": config.provider.licence,
         },
         "representations": model.representations.record() if model.representations is not None else None,
+        # Which h of originals comes from where the former has none.
+        "training_cache": model.left_by_training.record() if model.left_by_training is not None else None,
         "data": None
         if config.data is None
         else {"fit": config.data.fit, "fingerprint": config.data.fingerprint, "train_count": config.data.train_count},

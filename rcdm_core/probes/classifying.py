@@ -98,15 +98,15 @@ def divide(
         for picture in _trained_on(data, context.models, fit, {*skip, *held_ids}):
             own[labels[picture.id]].append(picture)
     chosen: list[Picture] = []
-    rest: list[Picture] = []
+    rest: dict[str, list[Picture]] = {}
     for name in names:
         members = [picture for picture in held if labels[picture.id] == name and picture.id not in skip]
         spare = len(own[name]) + len(members)
         count = len(members) if parts else max(0, min(len(members), spare // 2, spare - 2))
         chosen += members[:count]
-        rest += members[count:]
+        rest[name] = members[count:]
     tested = sorted(chosen, key=lambda picture: picture.id)[:test]
-    fitted = [*_in_turn(own), *rest][:fit]
+    fitted = [*_in_turn(own), *_in_turn(rest)][:fit]  # so that a small fit has all classes
     counted = tested if parts else fitted
     sizes = {name: sum(labels[picture.id] == name for picture in counted) for name in names}
     usable = [name for name in names if sizes[name] >= 2]

@@ -16,7 +16,7 @@ import numpy as np
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.bootstrap import Estimate, bootstrap_mean, wilson
 from rcdm_core.metrics.neighbours import Nearest
-from rcdm_core.metrics.paired import SURE, Difference, compare, together
+from rcdm_core.metrics.paired import SURE, Difference, compare, compare_each, together
 from rcdm_core.naming import some
 from rcdm_core.probes.augmentations import CHAINS, Augmentation, augmented, chain, singles
 from rcdm_core.probes.base import Context, Probe, Result
@@ -129,11 +129,10 @@ def run(context: Context) -> Result:
         result.aggregates[name]["against_samples"] = {kind: one.as_json() for kind, one in entry.items()}
         result.answer.append(answer(name, result.aggregates[name]))
     scaled = {
-        name: np.array([looks[m].squares[SAMPLES].mean() for looks in counted])
-        / (references[m].mean(references[m].squares) or np.nan)
+        name: {kind: _means(kind, [looks[m] for looks in counted]) / _unit(references[m]) for kind in kinds}
         for m, name in enumerate(context.names)
     }
-    differences = compare(scaled, seed=context.seed)
+    differences = compare_each(scaled, seed=context.seed)
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
     write_report(result, context, rows, kinds, augmentations, against, differences)
     return result
@@ -237,9 +236,14 @@ def _own(
             )
             for one in augmentations
         }
-    for kind, stack in (*made[fit, size, how].items(), (SMALL, read_arrays([picture], model.image_size, fit))):
-        again = h_of_pixels(model, stack, context).astype(np.float64)
-        look.squares[kind] = ((again - h) ** 2).sum(axis=1)
+    stacks = made[fit, size, how]
+    encoded = h_of_pixels(model, np.concatenate([*stacks.values()]), context)  # which are of one size
+    parts = np.split(encoded, np.cumsum([len(stack) for stack in stacks.values()])[:-1])
+    small = read_arrays([picture], model.image_size, fit)
+    seen = {kind: (stack, part) for (kind, stack), part in zip(stacks.items(), parts, strict=True)}
+    seen[SMALL] = (small, h_of_pixels(model, small, context))
+    for kind, (stack, again) in seen.items():
+        look.squares[kind] = ((again.astype(np.float64) - h) ** 2).sum(axis=1)
         look.shown[kind] = stack if kind == SMALL else _shrunk(stack, model.image_size)
     drawn = draw(context, model, h[None], n, [picture.id])
     look.squares[SAMPLES] = ((drawn.h[0] - h) ** 2).sum(axis=1)
@@ -253,7 +257,7 @@ def _shrunk(stack: np.ndarray, size: int) -> np.ndarray:
 
 def _rows(looks: list[Look], references: list[Random], picture: np.ndarray) -> list[GridRow]:
     """A row a kind; the augmented ones share one, with their names below."""
-    units = [reference.mean(reference.squares) or np.nan for reference in references]
+    units = [_unit(reference) for reference in references]
     augmented_kinds = [kind for kind in looks[0].squares if kind not in (RANDOM, SAME_CLASS, TRAINING, SMALL, SAMPLES)]
     once = [kind for kind in augmented_kinds if not kind.endswith("chain")]
     lines: list[tuple[str, list[str]]] = [(RANDOM, [RANDOM]), (SAME_CLASS, [SAME_CLASS]), (TRAINING, [TRAINING])]
@@ -277,13 +281,20 @@ def _rows(looks: list[Look], references: list[Random], picture: np.ndarray) -> l
     return rows
 
 
+def _means(kind: str, looks: list[Look]) -> np.ndarray:
+    """Each picture's mean squared distance to those of a kind, [N]; NaN where it has none."""
+    return np.array([look.squares[kind].mean() if kind in look.squares else np.nan for look in looks])
+
+
+def _unit(reference: Random) -> float:
+    """The mean squared distance of random pairs; NaN where there is none."""
+    return reference.mean(reference.squares) or np.nan
+
+
 def _aggregate(
     looks: list[Look], kinds: list[str], reference: Random, pool: int, searched: int, seed: int
 ) -> dict[str, Any]:
     """Each kind's mean squared distance over pictures, absolute and in units of random pairs; and who is nearer."""
-
-    def means(kind: str) -> np.ndarray:
-        return np.array([look.squares[kind].mean() if kind in look.squares else np.nan for look in looks])
 
     nearer = {}
     for kind in kinds:
@@ -303,8 +314,8 @@ def _aggregate(
         "random_pair_square": reference.mean(reference.squares),
         "pool": pool,
         "searched": searched,
-        "squares": {kind: bootstrap_mean(means(kind), seed=seed).as_json() for kind in kinds},
-        "relative": {kind: _relative(means(kind), reference, seed).as_json() for kind in kinds},
+        "squares": {kind: bootstrap_mean(_means(kind, looks), seed=seed).as_json() for kind in kinds},
+        "relative": {kind: _relative(_means(kind, looks), reference, seed).as_json() for kind in kinds},
         "samples_nearer_than": nearer,
     }
 
@@ -318,10 +329,8 @@ def _against(
     """
     parts = []
     for m, (name, reference) in enumerate(zip(context.names, references, strict=True)):
-        unit = reference.mean(reference.squares) or np.nan
-        of_kind = {
-            kind: np.array([looks[m].squares[kind].mean() for looks in found]) / unit for kind in (*kinds, SAMPLES)
-        }
+        of_model = [looks[m] for looks in found]
+        of_kind = {kind: _means(kind, of_model) / _unit(reference) for kind in (*kinds, SAMPLES)}
         parts += [
             compare({f"{name}: {kind}": of_kind[kind], SAMPLES: of_kind[SAMPLES]}, seed=context.seed) for kind in kinds
         ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rcdm_core.errors import RCDMError, first_line
 from rcdm_core.probes.base import Context, Probe, Result, describe_model
 from rcdm_core.probes.conclusion import conclude
+from rcdm_core.probes.keeping import claim_rows
 from rcdm_core.probes.opening import data_of
 from rcdm_core.probes.pictures import Pictures, choose, default_data
 from rcdm_core.provider import Option
@@ -81,6 +82,7 @@ def run(context: Context) -> Result:
     result.answer = conclusion.answer
     result.notes += [f"{name} {says(entry)}" for name, entry in now.items() if entry["status"] != DONE]
     write_report(result, context, probes, found, conclusion)
+    claim_rows(context)
     return result
 
 

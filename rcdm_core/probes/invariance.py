@@ -22,7 +22,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.invariance_compare import between_models, between_transforms, named, power_notes
 from rcdm_core.probes.invariance_look import Block, image_response, look_at, moves, shifts, views_of
 from rcdm_core.probes.invariance_reference import MIN_READOUT, Reference, Usual, take_references
-from rcdm_core.probes.opening import data_of, pictures_of
+from rcdm_core.probes.opening import check_conditional, data_of, pictures_of
 from rcdm_core.probes.pictures import Picture, Pictures, held_out
 from rcdm_core.probes.transforms import IDENTITY, Transform, check_strength, pick
 from rcdm_core.probes.wording import differing
@@ -40,11 +40,12 @@ def check(params: Mapping[str, Any]) -> None:
 def run(context: Context) -> Result:
     """Rows: the picture and its transforms. Columns: the transformed picture, samples of its h, by model.
 
-    Raises RCDMError for parameters out of range, or pictures that cannot be read.
+    Raises RCDMError for parameters out of range, an unconditional model, or pictures that cannot be read.
     """
     from rcdm_core.report.invariance import SHOWN, draw_image, write_report
 
     params = context.params
+    check_conditional(context)
     rows = pick(params["transform"])
     strength = params["strength"]
     data = data_of(context)
@@ -140,6 +141,8 @@ def aggregate(
     """A transform's numbers over pictures, for one model: how far h moves, each attribute's response and verdict."""
     dh = moves(blocks, r)
     relative = reference.in_units(dh, seed=seed) if reference.distance else None
+    if relative is None and not dh.any():  # whatever the unit is, such as that of an h which is one for all pictures
+        relative = Estimate(0.0, None, None, len(dh))
     responses = {name: _response(name, r, blocks, reference, relative, usual, seed) for name in ATTRIBUTES}
     judged = {name: entry for name, entry in responses.items() if entry["rendered"]}
     # the row is about what the transform is meant to change; side effects only speak where that is nothing

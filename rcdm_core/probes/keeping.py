@@ -182,9 +182,17 @@ def forget(context: Context) -> None:
         folder.rmdir()
 
 
+def claim_rows(context: Context) -> None:
+    """Take all that `keep_rows` has in OUT as this run's, to be forgotten with it: also what its probes left there
+    before the run was stopped, and have not looked at again because they are done."""
+    context.kept.update((context.out / FOLDER).glob(f"{_ROWS}-*.npz"))
+
+
 def _model(context: Context, model: RCDM) -> dict[str, Any] | None:
     """What a model that is on disk is known by; None for another one."""
-    found = describe_model("", model, context.precision)
+    if id(model) not in context.known:
+        context.known[id(model)] = describe_model("", model, context.precision)
+    found = context.known[id(model)]
     if found["bundle_digest"] is None:
         return None
     return {key: found[key] for key in ("bundle_digest", "device", "computes_in", "provider")}

@@ -16,14 +16,15 @@ from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import ATTRIBUTES, measure
 from rcdm_core.metrics.bootstrap import bootstrap_mean, bootstrap_over_pairs
 from rcdm_core.metrics.distances import mean_of_pairs
-from rcdm_core.metrics.paired import Difference, compare, compare_each, together
+from rcdm_core.metrics.paired import MIN_PAIRS, SURE, Difference, compare, compare_each, together
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks
 from rcdm_core.probes.manipulation_look import WHICH, H, Look, look_at, threshold
 from rcdm_core.probes.opening import check_conditional, data_of, only_with, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, gallery, random_pictures, training_pictures
-from rcdm_core.probes.wording import said
+from rcdm_core.probes.verdicts import listed
+from rcdm_core.probes.wording import LEAST, said
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
 
@@ -99,7 +100,6 @@ def run(context: Context) -> Result:
     for name, of_model, reference in zip(context.names, looks, references, strict=True):
         fresh_aggregate, values = _aggregate(of_model, result.counting, reference, context.seed)
         result.aggregates[name] |= {"pool": len(pool), **fresh_aggregate}
-        result.answer.append(answer(name, result.aggregates[name], params["mode"]))
         for measure_, of_which in values.items():
             found = compare(
                 {f"{name}: {measure_}, most": of_which[WHICH[0]], "least": of_which[WHICH[1]]}, seed=context.seed
@@ -110,10 +110,28 @@ def run(context: Context) -> Result:
             result.notes.append(
                 f"{name}: {missing} pictures have fewer than two dimensions that are not zero; left out."
             )
+    beyond = _beyond_spread(moves, context.seed)
+    for name in context.names:
+        result.aggregates[name]["beyond_spread"] = {key: one.as_json() for key, one in beyond[name].items()}
+        result.answer.append(answer(name, result.aggregates[name], params["mode"]))
     differences = together(within, compare_each(moves, seed=context.seed))
     result.aggregates["differences"] = [difference.as_json() for difference in differences]
-    write_report(result, context, rows, differences[: len(within)], differences[len(within) :])
+    tests = [one for of_model in beyond.values() for one in of_model.values()]
+    write_report(result, context, rows, tests, differences[: len(within)], differences[len(within) :])
     return result
+
+
+def _beyond_spread(
+    moves: Mapping[str, Mapping[str, np.ndarray]], seed: int
+) -> dict[str, dict[str, Difference]]:
+    """Whether samples move at all: each move [images] of a model against none, with Holm's correction over all."""
+    parts = [
+        compare({f"{name}: {key}": values, "their own spread": np.zeros(len(values))}, seed=seed)
+        for name, of_model in moves.items()
+        for key, values in of_model.items()
+    ]
+    flat = iter(together(*parts))
+    return {name: {key: next(flat) for key in of_model} for name, of_model in moves.items()}
 
 
 def partners_of(context: Context, pictures: Pictures) -> list[Picture] | None:
@@ -210,7 +228,7 @@ def _aggregate(
 
 
 def answer(name: str, entry: dict[str, Any], mode: str) -> str:
-    """What the most and the least common dimensions move most, in a sentence."""
+    """What the most and the least common dimensions move beyond chance, in a sentence."""
     does = "set to zero" if mode == ZERO else "taken from another picture"
     parts = []
     for which in WHICH:
@@ -221,14 +239,19 @@ def answer(name: str, entry: dict[str, Any], mode: str) -> str:
         }
         if not moved:
             return f"{name}: there is no attribute that could be compared with that of random pictures."
-        best = max(moved, key=lambda measure_: moved[measure_]["value"])
-        clear = moved[best]["low"] is None or moved[best]["low"] > 0
-        text = (
-            f"{best} most, by {said(moved[best])}" if clear else f"no attribute clearly ({best}: {said(moved[best])})"
-        )
+        order = sorted(moved, key=lambda measure_: -moved[measure_]["value"])
+        tested = {key: entry["beyond_spread"][f"{key}, {which}"]["p_holm"] for key in order}
+        sure = [k for k in order if tested[k] is not None and tested[k] < SURE and moved[k]["value"] >= LEAST]
+        largest = f"{order[0]}: {said(moved[order[0]])}"
+        if sure:
+            text = f"in {listed([f'{key} ({said(moved[key])})' for key in sure])}"
+        elif tested[order[0]] is None:
+            text = f"most in {largest}, which takes {MIN_PAIRS} pictures to be tested"
+        else:
+            text = f"in no attribute beyond chance (the largest, {largest})"
         parts.append(f"with the {which} dimensions {does} samples move {text}")
     return (
-        f"{name}: {'; '.join(parts)} of a random pair's distance beyond the samples' own spread; h moves by "
+        f"{name}: {'; '.join(parts)}; in distances of random pairs, beyond the samples' own spread; h moves by "
         f"{said(entry['measures'][H][WHICH[0]])} and {said(entry['measures'][H][WHICH[1]])}."
     )
 

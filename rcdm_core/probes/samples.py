@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.metrics.bootstrap import bootstrap_mean
-from rcdm_core.metrics.paired import compare
+from rcdm_core.metrics.paired import compare_each
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks, draw, pixel_variance
 from rcdm_core.probes.encoding import h_at_image_size, h_of
-from rcdm_core.probes.opening import check_conditional, data_of, pictures_of, pool_of
+from rcdm_core.probes.opening import check_conditional, data_of, only_with, pictures_of, pool_of
 from rcdm_core.probes.pictures import Picture, Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import doubt, said
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 GIVEN, TRAINED, HELD_OUT = "given", "given and trained on", "held out"
 MEASURES = ("distance", "floor", "spread", "unusual")
+COMPARED = {"distance": "samples from h", "spread": "spread", "unusual": "unusual"}
 
 
 def run(context: Context) -> Result:
@@ -38,6 +39,7 @@ def run(context: Context) -> Result:
     from rcdm_core.report.samples import write_report
 
     params = context.params
+    only_with(params, PROBE.parameters, ["beside"], reads=bool(context.images), remedy="pictures with --image")
     check_conditional(context)
     data = data_of(context)
     pictures = pictures_of(context, data, params["count"])
@@ -99,10 +101,13 @@ def run(context: Context) -> Result:
         }
         result.answer += [answer(name, g, entry) for g, entry in result.aggregates[name]["groups"].items()]
     scaled = {
-        name: np.array(values[name]["distance"])[result.counting] / (reference.mean(reference.distances) or np.nan)
+        name: {
+            what: np.array(values[name][key])[result.counting] / _unit(key, reference)
+            for key, what in COMPARED.items()
+        }
         for name, reference in zip(context.names, references, strict=True)
     }
-    found = compare(scaled, seed=context.seed)
+    found = compare_each(scaled, seed=context.seed)
     result.aggregates["differences"] = [difference.as_json() for difference in found]
     write_report(result, context, rows, found)
     return result
@@ -158,6 +163,12 @@ def _aggregate(
     }
     entry["unusual"] = bootstrap_mean(np.array(values["unusual"])[chosen], seed=seed).as_json()
     return entry
+
+
+def _unit(measure: str, reference: Random) -> float:
+    """What a measure is in units of; NaN where there are no random pairs."""
+    units = {"distance": reference.distances, "spread": reference.pixels}
+    return reference.mean(units[measure]) or np.nan if measure in units else 1.0
 
 
 def _rows(

@@ -145,6 +145,7 @@ PROBE = Probe(
         "at": Option(str, "", "epochs or steps of the checkpoints, with commas; otherwise the numbers of their names"),
     },
     run=run,
+    check=RETENTION.check,
     least=RETENTION.least,
     unless_given=RETENTION.unless_given,
 )

@@ -118,12 +118,17 @@ def _grayscale(original: Original, strength: float, generator: np.random.Generat
 
 
 def _color_jitter(original: Original, strength: float, generator: np.random.Generator) -> Image.Image:
-    turn = generator.uniform(*HUE) * generator.choice([-1, 1]) * strength
+    # At most to the opposite hue: further round is nearer again.
+    turn = min(0.5, generator.uniform(*HUE) * strength) * generator.choice([-1, 1])
     brightness, saturation = 1 + JITTER * strength * generator.uniform(-1, 1, size=2)
     hue, pure, value = original.picture.convert("HSV").split()
     turned = hue.point([round(h + 256 * turn) % 256 for h in range(256)])
     picture = Image.merge("HSV", (turned, pure, value)).convert("RGB")
     return ImageEnhance.Color(ImageEnhance.Brightness(picture).enhance(brightness)).enhance(saturation)
+
+
+def _degrees(turn: float) -> str:
+    return f"{360 * min(0.5, turn):.0f}"
 
 
 def _rotation(original: Original, strength: float, generator: np.random.Generator) -> Image.Image:
@@ -184,7 +189,7 @@ TRANSFORMS: Mapping[str, Transform] = {
             "color-jitter",
             {"object color": "object color", "background color": "background color"},
             lambda s: (
-                f"hue turned by {HUE[0] * s * 360:.0f} to {HUE[1] * s * 360:.0f} degrees either way, brightness and "
+                f"hue turned by {_degrees(HUE[0] * s)} to {_degrees(HUE[1] * s)} degrees either way, brightness and "
                 f"saturation by up to {JITTER * s:.0%}; drawn from the seed and the picture"
             ),
             _color_jitter,

@@ -35,7 +35,7 @@ from rcdm_core.probes.neighbours import (
 from rcdm_core.probes.opening import check_conditional, data_of, few, pool_of
 from rcdm_core.probes.pictures import Pictures, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
-from rcdm_core.probes.wording import percent, said
+from rcdm_core.probes.wording import doubt, percent, said
 from rcdm_core.provider import Option
 from rcdm_core.report.grid import GridRow, draw_grid
 
@@ -201,12 +201,14 @@ def _numbers(context: Context, drawn: Drawn, distance: np.ndarray, found: Densit
 def answer(name: str, entry: dict[str, Any], std: float) -> str:
     """One model in a sentence."""
     pixels = entry["spaces"]["pixels"]
+    high = entry["memory"]["high"]
+    remembers = ": the model remembers its training" if high is not None and high < 1 else doubt(entry["memory"], 1.0)
     return (
         f"{name}: samples of h drawn next to those of {entry['searched']} pictures (noise of standard deviation "
         f"{std:g}) vary by {said(entry['diversity'])} of the variance of real pictures, and are "
         f"{said(entry['distance'])} of a random pair's distance from their h; from the pictures themselves they are "
-        f"{said(entry['memory'])} of the distance of samples made in the same way from held-out ones (below 1, the "
-        f"model remembers its training); {percent(pixels['copy'])} are copies in pixels."
+        f"{said(entry['memory'])} of the distance of samples made in the same way from held-out ones{remembers}; "
+        f"{percent(pixels['copy'])} are copies in pixels."
     )
 
 

@@ -60,5 +60,5 @@ def write_report(
         for one in differences([one for of_model in against for one in of_model.values()], "")
     ]
     figure = Figure(rows, context.names, caption)
-    parts = Parts(tables, [chart], [figure], [*of_kinds, *differences(found, "samples")])
+    parts = Parts(tables, [chart], [figure], [*of_kinds, *differences(found, "squared distance")])
     return write_probe_page(result, context, "Distances", parts, augmentations=augmentations)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN = 12  # pictures in the page; all are in result.json and as PNG files
 OPEN = 2  # of them unfolded
+_LINES = 5  # of numbers beside a row
 
 
 def draw_image(
@@ -54,9 +55,8 @@ def _lines(entry: dict[str, Any], row: Transform) -> list[str]:
     """What stands beside a row: the responses of what the transform is meant to move, or of all; how far h moves."""
     wanted = list(row.targets) or list(ATTRIBUTES)
     lines = [f"{name} {number(entry['response'][name])}" for name in wanted if entry["response"][name] is not None]
-    if entry["dh_relative"] is not None:
-        lines.append(f"h {number(entry['dh_relative'])}")
-    return lines[:5]
+    h = [] if entry["dh_relative"] is None else [f"h {number(entry['dh_relative'])}"]
+    return [*lines[: _LINES - len(h)], *h]
 
 
 def write_report(

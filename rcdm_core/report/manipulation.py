@@ -19,10 +19,14 @@ def write_report(
     result: Result,
     context: Context,
     rows: Sequence[GridRow],
+    beyond: Sequence[Difference],
     within: Sequence[Difference],
     between: Sequence[Difference],
 ) -> Path:
-    """report.html: the answer, what moves by model, the samples. within, between: what differs in and between models"""
+    """report.html: the answer, what moves by model, the samples.
+
+    beyond: whether samples move at all. within, between: what differs in and between models.
+    """
     keys = {"most common": "most common", "least common": "least common", "within": "spread of unmodified"}
     if context.params["mode"] == "swap":
         keys |= {f"{which}, toward": f"{which}: toward partner" for which in ("most common", "least common")}
@@ -61,7 +65,8 @@ def write_report(
     corrected = f"corrected: Holm's, for all {len(within) + len(between)} rows of both tables." if between else ""
     corrected = corrected or "corrected: Holm's, for all rows."
     note = f"p: of the mean, by flipping signs of pictures, two-sided; {corrected}"
-    tests = [replace(one, title="Most against least common", note=note) for one in differences(within, "")]
+    tests = [replace(one, title="Whether samples move beyond their own spread") for one in differences(beyond, "")]
+    tests += [replace(one, title="Most against least common", note=note) for one in differences(within, "")]
     what = "how far samples move, in distances of two random pictures"
     tests += [replace(one, note=note) for one in differences(between, what)]
     caption = "Samples of the picture's h as it is, and with its most and its least common dimensions changed, of one "

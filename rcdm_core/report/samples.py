@@ -52,7 +52,7 @@ def write_report(result: Result, context: Context, rows: Sequence[GridRow], foun
     caption = "The picture, and samples of its h. Beside them: h, the samples' distance from it (in brackets the real "
     caption += "picture's at this size); spread, how they differ."
     figure = Figure(rows, context.names, caption)
-    parts = Parts([table], [], [figure], [*differences(found, "samples from h"), each])
+    parts = Parts([table], [], [figure], [*differences(found, "distances from h, spread and how unusual h is"), each])
     return write_probe_page(result, context, "Samples", parts, groups=groups)
 
 

@@ -65,6 +65,6 @@ def of_training(config: BundleConfig, mark: Fingerprint) -> Representations | No
         path = cache_path(folder, key, config.provider, mark, flip)
         cached = Representations(path)
         cached.check(mark, fit=config.data.fit, interpolation=config.provider.interpolation, whose="the training")
-    except (RCDMError, ValueError, TypeError, KeyError):
+    except (RCDMError, OSError, ValueError, TypeError, KeyError):  # such as a folder that is not for this user
         return None
     return cached

@@ -294,6 +294,8 @@ class Trainer:
         """Why what would be saved now is no good; None when it is. Leaves no trace in what it looks at.
 
         The next batch is tried: the weights by the step that comes next, its gradient included, and the averaged ones.
+        One that is not finite may be the batch's fault, whose step would be skipped: only as many of them in a row as
+        end a run are the weights'.
         """
         states = (value for one in self.optimizers for state in one.state.values() for value in state.values())
         network, average = "the weights", "the averaged weights"
@@ -304,15 +306,20 @@ class Trainer:
         }
         if (broken := first_broken(parts)) is not None:
             return broken
-        batch = self._batches("train")(self.counters.step)
-        self._seed_dropout()
-        with keeping_buffers(self.network):
-            losses = self._gradient(batch)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, math.inf))
-        self.network.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            averaged = self._mean_losses(self.ema.network, batch)
-        return verdict(network, losses, norm) or verdict(average, averaged)
+        trouble = None
+        for ahead in range(GIVE_UP_AFTER):
+            batch = self._batches("train")(self.counters.step + ahead)
+            self._seed_dropout()
+            with keeping_buffers(self.network):
+                losses = self._gradient(batch)
+            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, math.inf))
+            self.network.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                averaged = self._mean_losses(self.ema.network, batch)
+            trouble = verdict(network, losses, norm) or verdict(average, averaged)
+            if trouble is None:
+                break
+        return trouble
 
     # what is written on the way
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from rcdm_core.atomic import explain_failures, make_folder, replace_text
 from rcdm_core.bundle import FILE_NAME, DataRecord, id_prefix
-from rcdm_core.data.shapes import open_data
+from rcdm_core.data.shapes import is_shapes, open_data
 from rcdm_core.data.source import ImageSource, data_fingerprint, split
 from rcdm_core.encoder import Encoder, Fingerprint, compare_fingerprints, fingerprint, load_encoder, source_change
 from rcdm_core.errors import RCDMError
+from rcdm_core.out_folder import refuse_among_pictures
 from rcdm_core.presets import PRESETS
 from rcdm_core.progress import Reporter
 from rcdm_core.provider import Provider
@@ -68,6 +69,8 @@ def claimed(config: TrainConfig) -> Iterator[None]:
     run = _run_path(config, find_provider(config.provider))
     # Before anything is written there.
     refuse_foreign(run)
+    if not is_shapes(config.data):
+        refuse_among_pictures(run, sets=[{"kind": "folder", "path": str(config.data)}])
     refuse_folder(config, run)
     make_folder(run / "training")
     with locked(run):
