@@ -45,11 +45,12 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, option: str = "--out") -> Iterator[Path]:
+def replacing(path: Path, option: str = "--out", *, lasting: bool = True) -> Iterator[Path]:
     """Gives a temporary path beside `path` to fill; on success `path` is switched to it in one rename.
 
-    option: what the user chose the folder with, for messages. Raises RCDMError when the disk is full or the folder
-    cannot be written; `path` is then what it was before.
+    option: what the user chose the folder with, for messages. lasting: whether it has to outlive a power cut, which
+    takes milliseconds; a file that can be made again, and is seen to be broken, need not. Raises RCDMError when the
+    disk is full or the folder cannot be written; `path` is then what it was before.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -57,12 +58,14 @@ def replacing(path: Path, option: str = "--out") -> Iterator[Path]:
         try:
             yield temporary
             _give_usual_permissions(temporary)
-            sync_file(temporary)
+            if lasting:
+                sync_file(temporary)
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if lasting:
+            sync_folder(path.parent)
 
 
 def replace_text(path: Path, text: str) -> None:

@@ -71,7 +71,7 @@ def keep_encoded(context: Context, model: RCDM, depends: Mapping[str, Any], comp
     """
     found = _model(context, model)
     encoder = None if found is None else {key: found[key] for key in ("device", "provider")}
-    return _keep(context, encoder, {"what": "h", **depends}, compute, 0)
+    return _keep(context, encoder, {"what": "h", **depends}, compute, 0, lasting=False)
 
 
 def keep_rows(
@@ -125,7 +125,7 @@ class _Rows:
     def add(self, ids: Sequence[str], h: np.ndarray) -> None:
         """Write the rows of pictures that were not there."""
         path = self.folder / f"{_ROWS}-{self.key}-{_digest(list(ids))}.npz"
-        _write(path, {"ids": np.array(ids), "h": h})
+        _write(path, {"ids": np.array(ids), "h": h}, lasting=False)
         self.context.kept.add(path)
         for row, content_id in enumerate(ids):
             self.places[content_id] = (path, row)
@@ -137,6 +137,8 @@ def _keep(
     depends: Mapping[str, Any],
     compute: Callable[[], Arrays],
     steps: int,
+    *,
+    lasting: bool = True,
 ) -> Arrays:
     path = None if model is None else _path(context, {"model": model, "versions": versions(), **depends})
     if path is not None and (before := _read(path)) is not None:
@@ -145,27 +147,28 @@ def _keep(
         return before
     arrays = compute()
     if path is not None:
-        _write(path, arrays)
+        _write(path, arrays, lasting=lasting)
         context.kept.add(path)
     return arrays
 
 
-def _write(path: Path, arrays: Arrays) -> None:
+def _write(path: Path, arrays: Arrays, *, lasting: bool) -> None:
     """`write_arrays` into a folder that another run may remove at any time, because it is done and the folder empty."""
     for _ in range(_TRIES):
         make_folder(path.parent)
         try:
-            return write_arrays(path, arrays)
+            return write_arrays(path, arrays, lasting=lasting)
         except RCDMError:
             if path.parent.is_dir():
                 raise
     make_folder(path.parent)
-    write_arrays(path, arrays)
+    write_arrays(path, arrays, lasting=lasting)
 
 
-def write_arrays(path: Path, arrays: Arrays) -> None:
-    """An .npz file of arrays, whole or not at all. Raises RCDMError when it cannot be written."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
+def write_arrays(path: Path, arrays: Arrays, *, lasting: bool = True) -> None:
+    """An .npz file of arrays, whole or not at all; lasting: as for `replacing`. Raises RCDMError when it cannot be
+    written."""
+    with replacing(path, lasting=lasting) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy takes a name such as allow_pickle for an option
 
 
