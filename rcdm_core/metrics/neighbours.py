@@ -16,7 +16,7 @@ class Nearest:
 
     def __init__(self, queries: np.ndarray, k: int) -> None:
         """queries: [Q, dim]. Raises ValueError for another shape, k < 1, or values that are not finite."""
-        self._queries = np.asarray(queries, dtype=np.float64)
+        self._queries = np.array(queries, dtype=np.float64)  # a copy, which is moved below
         if self._queries.ndim != 2 or k < 1 or not np.isfinite(self._queries).all():
             raise ValueError(f"expected finite queries [Q, dim] and k of at least 1, got {queries.shape} and {k}")
         self._centre: np.ndarray | None = None
@@ -39,7 +39,7 @@ class Nearest:
         if self._centre is None:
             # Distances do not change when both sides move; near the origin the expanded square loses the fewest digits.
             self._centre = block.mean(axis=0)
-            self._queries = self._queries - self._centre
+            self._queries -= self._centre
             self._norm = np.einsum("ij,ij->i", self._queries, self._queries)
         block = block - self._centre
         squares = self._queries @ block.T

@@ -256,7 +256,7 @@ def _rows(
         )
 
     aim = "" if seen.target[i] == UNKNOWN else f"to {divided.names[seen.target[i]]}"
-    first = row([f"{i + 1}", own, *([aim] if aim else [])], seen.shown[:, i], seen.predicted[:, i])
+    first = row([f"{i + 1}", own, *([aim] if aim else [])], seen.shown[:, i] / np.float32(255), seen.predicted[:, i])
     return [
         first,
         *(row(["", f"sample {k + 1}"], seen.samples[:, i, k], seen.said[:, i, k]) for k in range(seen.said.shape[2])),

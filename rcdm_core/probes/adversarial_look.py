@@ -29,7 +29,7 @@ class Attacked:
     """One model on N pictures and E epsilons.
 
     clean [N]: classes by the probe, unattacked; target [N]: UNKNOWN where it is any other class; predicted [E, N];
-    moved [E, N]: ‖h(attacked) − h‖. flat [N]: pictures without a gradient. Of the first S pictures also shown
+    moved [E, N]: ‖h(attacked) − h‖. flat [N]: pictures without a gradient. Of the first S pictures also shown, uint8
     [E, S, 3, H, W], samples [E, S, n, 3, S, S] and said [E, S, n], their classes.
     """
 
@@ -155,7 +155,9 @@ def _attack_block(
         attacked, flat = attack(model.encoder, one.probes[0], images.to(model.device), labels, epsilons)
         h = model.encode(attacked.flatten(0, 1)).unflatten(0, attacked.shape[:2]).numpy().astype(np.float64)
         context.progress.update(len(images))
-        return {"h": h, "flat": flat.cpu().numpy(), "shown": attacked[:, :looked].cpu().numpy()}
+        # To be seen, at the encoder's size, for every epsilon: in 8 bits.
+        shown = attacked[:, :looked].mul(255).round().byte().cpu().numpy()
+        return {"h": h, "flat": flat.cpu().numpy(), "shown": shown}
 
     probe = one.probes[0]
     depends = {
