@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from rcdm_core.training.ema import EMA
 from rcdm_core.training.health import first_broken, keeping_buffers, remembered_buffers, verdict
 from rcdm_core.training.interrupt import StopRequests
 from rcdm_core.training.log import Log
-from rcdm_core.training.muon import Muon
+from rcdm_core.training.optimizers import make_optimizers
 from rcdm_core.training.pixels import PixelReader
 from rcdm_core.training.preview import write_preview
 from rcdm_core.training.setup import Setup, claimed, completed, list_skipped, remarks, set_up
@@ -107,7 +106,7 @@ class Trainer:
             self.network.set_h_statistics(setup.h_mean, setup.h_std)
         self.network.to(device).train()
         self.parameters = list(self.network.parameters())
-        self.optimizers = self._optimizers()
+        self.optimizers = make_optimizers(self.network, self.recipe, device)
         self.ema = EMA(self.network, self.recipe.ema)
         self.counters = Counters()
         if setup.saved is not None:
@@ -120,32 +119,6 @@ class Trainer:
         self._started = time.monotonic()
         self._before = self.counters.seconds
         self._step_began = self._started
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """AdamW, after Muon for the matrices of the blocks if the recipe says so.
-
-        Every group of weights has the `share` of the learning rate that it gets.
-        """
-        recipe = self.recipe
-        reading_h = {id(parameter) for parameter in self.network.parameters_reading_h()}
-        matrices = self.network.matrices_of_blocks() if recipe.optimizer == "muon" else []
-        of_muon = {id(parameter) for parameter in matrices}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.parameters if id(p) not in of_muon and (id(p) in reading_h) == reads]}
-            | {"share": share}
-            for reads, share in ((False, 1.0), (True, recipe.h_lr))
-        ]
-        adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=recipe.lr,
-            betas=recipe.betas,
-            weight_decay=recipe.weight_decay,
-            fused=self.device.type in ("cpu", "cuda"),
-        )
-        if not matrices:
-            return [adamw]
-        group = {"params": matrices, "share": 1.0}
-        return [Muon([group], recipe.lr, weight_decay=recipe.weight_decay), adamw]
 
     # the loop
 
