@@ -127,7 +127,7 @@ def draw_grid(
     if caption:
         draw.text((MARGIN, height - MARGIN - 14), caption, font=small, fill=_PALE)
     with replacing(path) as temporary:
-        canvas.save(temporary, format="PNG", compress_level=4)
+        canvas.save(temporary, format="PNG", compress_level=2)
     return path
 
 
