@@ -42,7 +42,8 @@ def augmented(
     from rcdm_core.randomness import torch_seed
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed("augmentation", seed, stream, augmentation.name, k))
+        # Of the processor alone: torch.manual_seed is slow, because it notes a seed for GPUs that nobody has woken yet.
+        torch.default_generator.manual_seed(torch_seed("augmentation", seed, stream, augmentation.name, k))
         changed = augmentation.build(size, k)(picture)
     return to_array(changed, size, interpolation)
 
