@@ -68,9 +68,9 @@ def replacing(path: Path, option: str = "--out", *, lasting: bool = True) -> Ite
             sync_folder(path.parent)
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, *, lasting: bool = True) -> None:
     r"""`replacing` for a short UTF-8 text. A byte of a file's name that is not UTF-8 becomes \udcff, as JSON has it."""
-    with replacing(path) as temporary:
+    with replacing(path, lasting=lasting) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 

@@ -185,7 +185,10 @@ class Result:
                 flags = [trained[one] for one in ids]
                 record["trained_on"] = {name: _any(one[name] for one in flags) for name in flags[0]}
         path = self.out / "result.json"
-        replace_text(path, json.dumps(self.to_json(), indent=1, ensure_ascii=False) + "\n")
+        # On the way it is written after every few pictures: then only what makes it quick.
+        indent = 1 if self.complete else None
+        text = json.dumps(self.to_json(), indent=indent, ensure_ascii=False)
+        replace_text(path, text + "\n", lasting=self.complete)
         return path
 
     def add_file(self, name: str) -> Path:
