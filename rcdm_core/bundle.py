@@ -145,6 +145,8 @@ def read(path: str | Path) -> tuple[BundleConfig, Contents]:
     """
     file = _file_of(Path(path))
     try:
+        with file.open("rb"):  # of one that may not be read safetensors says that it is not there
+            pass
         with safe_open(str(file), framework="pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118

@@ -55,7 +55,8 @@ def sample_images(
             "give another --model."
         )
     samplers.check_steps(sampler, model.diffusion, steps)
-    refuse_among_pictures(out, images, () if images or not model.h_dim else [trained_from(model)])
+    # In the training's folder samples would be its held-out pictures for the next probe, whatever they are of.
+    refuse_among_pictures(out, images, [trained_from(model)])
     reporter = progress or Reporter()
     folder = make_folder(out)
     pictures: list[Picture | None] = [None]

@@ -139,6 +139,24 @@ def test_a_result_stays_only_where_nothing_it_depends_on_has_changed(monkeypatch
     assert {"scipy", "scikit-learn", "torch-fidelity"} <= set(versions())
 
 
+def test_a_file_that_an_option_names_can_change(tmp_path: Path) -> None:
+    key = lambda name, **params: everything._key(PROBES[name], PROBES[name].complete(params), {})  # noqa: E731
+    picture, source, folder = tmp_path / "p.png", tmp_path / "encoder.py", tmp_path / "samples"
+    picture.write_bytes(b"one")
+    source.write_text("one")
+    folder.mkdir()
+    cases: list[tuple[str, dict[str, Any], Any]] = [
+        ("manipulation", {"mode": "swap", "partner": str(picture)}, lambda: picture.write_bytes(b"two")),
+        ("retention", {"judge": f"custom:{source}:build"}, lambda: source.write_text("two")),
+        ("faithfulness", {"other_samples": str(folder)}, lambda: (folder / "a-0.png").write_bytes(b"new")),
+    ]
+    for name, params, change in cases:
+        before = key(name, **params)
+        assert before == key(name, **params)
+        change()
+        assert before != key(name, **params), name
+
+
 def test_a_probe_that_had_begun_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def early(context: Context) -> Result:
         raise RCDMError("It takes more pictures.")

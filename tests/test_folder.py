@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -337,6 +338,20 @@ def test_a_cache_that_cannot_be_written_does_not_matter(
     monkeypatch.setenv("RCDM_CACHE", str(tmp_path / "file"))
     assert len(ImageFolder(folder)) == 4
     with pytest.raises(RCDMError, match="RCDM_CACHE"):
+        cache_dir("anything")
+
+
+def test_without_a_home_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere(*_: Any) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("RCDM_CACHE", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(RCDMError, match=r"no such home directory: set the environment variable RCDM_CACHE"):
+        cache_dir("anything")
+    monkeypatch.setattr(Path, "expanduser", nowhere)
+    monkeypatch.setenv("RCDM_CACHE", "~nobody-here/x")
+    with pytest.raises(RCDMError, match=r"folder ~nobody-here/x is nowhere"):
         cache_dir("anything")
 
 

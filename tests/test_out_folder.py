@@ -70,8 +70,9 @@ def test_the_pictures_of_the_training_are_spared_too(pictures: Path, monkeypatch
     for words in (["sample"], ["probe", "samples"], ["evaluate"]):
         assert f"in the folder of pictures {pictures}" in error_of(*words, "--model", "m", "--out", "img/sub/x")
     assert content(pictures) == before
-    # samples of a picture that is given are of no set
-    found = rcdm("sample", "--model", "m", "--image", "img/p.png", "-n", "1", "--sampling-steps", "1", "--out", "img/x")
+    one = ("sample", "--model", "m", "--image", "img/p.png", "-n", "1", "--sampling-steps", "1", "--out")
+    assert "folder of pictures" in error_of(*one, "img/x")
+    found = rcdm(*one, "x")
     assert found.exit_code == 0, found.output
 
 

@@ -114,13 +114,23 @@ def test_more_folds_than_the_largest_class_has_pictures(tmp_path: Path, monkeypa
         run("linear-probe", [model], tmp_path / "out", data=data, folds=13)
 
 
-@pytest.mark.parametrize("fit", [20, 60])
-def test_a_small_fit_has_all_classes(fit: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("trained", [(), TRAINED])
+@pytest.mark.parametrize("fit", [10, 60])
+def test_a_small_fit_has_all_classes(fit: int, trained: list[str], tmp_path: Path) -> None:
     """Also where no picture was trained on, and those to fit on are held-out ones."""
-    found = run("linear-probe", [ExactRCDM("shapes-no-color")], tmp_path, fit=fit, test=60, count=1, samples=1)
+    model = ExactRCDM("shapes-no-color", trained=trained)
+    found = run("linear-probe", [model], tmp_path, fit=fit, test=60, count=1, samples=1)
     assert found.aggregates["shapes-no-color"]["classes"] == len(DATA.label_names)
     assert found.aggregates["shapes-no-color"]["fitted_on"] == fit
     assert not any("left out" in note for note in found.notes)
+
+
+def test_a_fit_that_is_too_small_is_named(tmp_path: Path) -> None:
+    model = ExactRCDM("shapes-no-color", trained=TRAINED)
+    with pytest.raises(RCDMError, match=r"--fit 4 is too few to learn the 5 classes of .*; give 10\."):
+        run("linear-probe", [model], tmp_path, fit=4, test=60, count=1, samples=1)
+    found = run("linear-probe", [model], tmp_path, fit=9, test=60, count=1, samples=1)
+    assert any("among the 9 of --fit" in note for note in found.notes)
 
 
 def test_confident_pictures_have_samples_of_one_class(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from rcdm_core.encoder import Encoder, Fingerprint, fingerprint
 from rcdm_core.errors import RCDMError, UnreadableImage
 from rcdm_core.progress import Reporter
 from rcdm_core.provider_record import ProviderRecord
+from rcdm_core.representations import checksums
 from rcdm_core.representations.cached import cache_path
 from rcdm_core.representations.rows import Rows, RowWriter
 from rcdm_core.training.dataset import Dataset, prepare
@@ -165,6 +166,27 @@ def test_data_encoder_options_and_flips_have_files_of_their_own(tmp_path: Path, 
     assert len(paths) == len(variants)
 
 
+@pytest.mark.parametrize("damage", ["pixels", "other rows", "a name", "the end", "all"])
+def test_pixels_that_are_not_what_was_written_are_made_again(tmp_path: Path, encoder: Encoder, damage: str) -> None:
+    rows = np.arange(10)
+    first = run_pass(Shapes(10), encoder, tmp_path)
+    assert first.pixels is not None
+    known = first.pixels[rows].copy()
+    (path,) = tmp_path.glob("pixels-*.safetensors")
+    whole = path.read_bytes()
+    broken = {
+        "pixels": whole.replace(known[3].tobytes(), bytes(known[3].nbytes)),
+        "other rows": next(tmp_path.glob("h-*.safetensors")).read_bytes(),
+        "a name": whole.replace(b"unreadable", b"unreadible"),
+        "the end": whole[:-1] + b"~",
+        "all": b"",
+    }[damage]
+    assert broken != whole
+    path.write_bytes(broken)
+    again = run_pass(Shapes(10), encoder, tmp_path)
+    assert again.pixels is not None and np.array_equal(again.pixels[rows], known)
+
+
 def test_unreadable_files_are_left_out_and_listed_every_time(tmp_path: Path, encoder: Encoder) -> None:
     folder = write_images(tmp_path / "images", 10)
     (folder / "text.png").write_text("this is no picture")
@@ -291,7 +313,10 @@ def test_statistics_are_those_of_numpy_and_dead_dimensions_stay_quiet(tmp_path: 
     assert std[4:].tolist() == [1, 1]
 
 
-def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, encoder: Encoder) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checksums, "BLOCK_BYTES", 2**14)  # which is held at a time, and larger than these few pictures
     peaks = []
     for count in (100, 700):
         source = Shapes(count)

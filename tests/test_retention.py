@@ -29,7 +29,9 @@ from rcdm_core.probes.verdicts import Retained, judge_retention
 DATA = Shapes(600, seed=7)
 ORACLES = ("shapes-all", "shapes-no-color", "shapes-no-position", "shapes-no-shape")
 def run(models: list[Any], out: Path, **arguments: Any) -> Result:
-    settings: dict[str, Any] = {"count": 100, "samples": 2, "pool": 60, "judge_pictures": 250, "rows": 2}
+    settings: dict[str, Any] = {"count": 100, "samples": 2, "pool": 60, "rows": 2}
+    if arguments.get("judge") != "none":  # which learns from no pictures
+        settings["judge_pictures"] = 250
     return rcdm_core.run_probe("retention", models=models, out=out, **({"data": DATA} | settings | arguments))
 
 

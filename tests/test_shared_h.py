@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from exact_rcdm import ExactRCDM
+from PIL import Image
 from training_fixtures import Make, write_encoder, write_images
 
 import rcdm_core as rcdm
@@ -100,6 +101,18 @@ def test_a_cache_that_may_not_be_entered_is_not_there(
 
     monkeypatch.setattr(Path, "exists", refusing)
     assert look(run, tmp_path / "images").shape == (40, 5) and encoded == [32, 8]
+
+
+def test_a_folder_that_has_changed_since_is_told(arguments: Make, tmp_path: Path) -> None:
+    run, images = train(arguments(held_out=8)), tmp_path / "images"
+    settings: dict[str, Any] = {"models": [run], "data": images, "samples": 1, "steps": 1, "count": 2}
+    assert not any("is not what it was" in n for n in rcdm.run_probe("samples", out=tmp_path / "a", **settings).notes)
+    for file in sorted(images.iterdir())[:10]:
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    notes = rcdm.run_probe("samples", out=tmp_path / "b", **settings).notes
+    (note,) = [one for one in notes if "is not what it was when run was trained" in one]
+    assert "10 of its 40 pictures are new and count as held out" in note and "and 10 of then are gone" in note
 
 
 def test_the_encoder_is_still_checked(arguments: Make, tmp_path: Path) -> None:

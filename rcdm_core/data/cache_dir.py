@@ -17,9 +17,14 @@ def cache_dir(*parts: str) -> Path:
         RCDMError: the folder cannot be made.
     """
     root = os.environ.get("RCDM_CACHE")
-    path = (Path(root).expanduser() if root else Path.home() / ".cache" / "rcdm").joinpath(*parts)
     try:
+        path = (Path(root).expanduser() if root else Path.home() / ".cache" / "rcdm").joinpath(*parts)
         path.mkdir(parents=True, exist_ok=True)
+    except RuntimeError:  # an account without a home, as in a container
+        raise RCDMError(
+            f"The cache folder {root or '~/.cache/rcdm'} is nowhere, because there is no such home directory: set the "
+            "environment variable RCDM_CACHE to a folder that can be written to."
+        ) from None
     except OSError as error:
         raise RCDMError(
             f"The cache folder {path} cannot be made ({error.strerror or error}): "

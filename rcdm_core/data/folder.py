@@ -124,13 +124,8 @@ class ImageFolder(ImageSource):
         self.ids = [content_id for _, content_id in found]
 
 
-def is_called_picture(path: Path) -> bool:
-    """Whether a folder's reader takes a file of that name for a picture."""
-    return path.suffix.lower() in _endings() | _NEEDING_A_DECODER
-
-
-def _image_files(root: Path, endings: set[str]) -> list[Path]:
-    """Every file below `root` with one of the endings, files before links, each group in alphabetical order."""
+def require_folder(root: Path) -> None:
+    """Raise RCDMError for a folder of images that is not there, is none, or cannot be read."""
     try:
         with os.scandir(root):
             pass
@@ -139,6 +134,16 @@ def _image_files(root: Path, endings: set[str]) -> list[Path]:
         raise RCDMError(
             f"The folder of images {root} cannot be read ({reason or error.strerror}): give a folder that can."
         ) from error
+
+
+def is_called_picture(path: Path) -> bool:
+    """Whether a folder's reader takes a file of that name for a picture."""
+    return path.suffix.lower() in _endings() | _NEEDING_A_DECODER
+
+
+def _image_files(root: Path, endings: set[str]) -> list[Path]:
+    """Every file below `root` with one of the endings, files before links, each group in alphabetical order."""
+    require_folder(root)
     files: list[Path] = []
     links: list[Path] = []
     for path, linked in _walk(root):

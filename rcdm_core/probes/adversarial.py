@@ -208,8 +208,11 @@ def answer(name: str, entry: dict[str, Any], away: bool) -> str:
     steps = entry["steps"]
     half = [step for step in steps if (step["flipped"]["value"] or 0) >= 0.5]
     step = half[0] if half else steps[-1]
+    right = f"{name}: a linear probe is right on {percent(entry['accuracy'])} of held-out pictures"
+    if step["flipped"]["value"] is None:
+        return f"{right}, and on none that was attacked, so that nothing could be flipped."
     text = (
-        f"{name}: a linear probe is right on {percent(entry['accuracy'])} of held-out pictures; an attack of ε = "
+        f"{right}; an attack of ε = "
         f"{step['epsilon']:g} flips {percent(step['flipped'])} of those"
     )
     if step["flipped_samples_true"]["value"] is not None:

@@ -18,7 +18,7 @@ from rcdm_core.probes.drawing import draw
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.interpolation import tuples
 from rcdm_core.probes.opening import check_conditional, data_of, few, pictures_of, pool_of
-from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, read_arrays
+from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, read_arrays, the_picture
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import percent, said
 from rcdm_core.provider import Option
@@ -100,6 +100,8 @@ def _pictures(context: Context, data: ImageSource | None) -> Pictures:
         raise RCDMError(f"h(a) − h(b) + h(c) takes three pictures; give {' and '.join(missing)} as well.")
     if context.images:
         raise RCDMError("The three pictures are named with --a, --b and --c; leave --image out, or leave these out.")
+    for name, path in named.items():
+        the_picture(path, f"--{name}")
     pictures = choose([*named.values()], None, context.models, count=3)
     if len(pictures) < 3:
         raise RCDMError("Two of --a, --b and --c are the same picture; give three different ones.")

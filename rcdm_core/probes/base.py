@@ -261,6 +261,8 @@ class Context:
         data: where further pictures come from. gallery: those that `pictures` are looked for among, in no number
         themselves. found: what the probe wants recorded beside the arguments.
         """
+        from rcdm_core.probes.pictures import changed_since
+
         models = [
             describe_model(name, model, self.precision) for name, model in zip(self.names, self.models, strict=True)
         ]
@@ -298,6 +300,7 @@ class Context:
         result.counting = pictures.counting(self.models)
         result.notes += pictures.size_note(self.models)
         result.notes += pictures.training_notes(self.names, self.models)
+        result.notes += changed_since(data, self.names, self.models)
         if note := pictures.counting_note(self.models):
             result.notes.append(note)
             if pictures.trained(self.models).all():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rcdm_core.probes.base import Context
 
 UNKNOWN = -1
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True)
@@ -93,15 +94,12 @@ def divide(
     held = held_out(data, context.models, count=test + fit)
     held_ids = {picture.id for picture in held}
     names = sorted(set(labels.values()))
-    own: dict[str, list[Picture]] = {name: [] for name in names}
-    if not parts:
-        for picture in _trained_on(data, context.models, fit, {*skip, *held_ids}):
-            own[labels[picture.id]].append(picture)
+    own = {} if parts else _trained_on(data, context.models, labels, fit, {*skip, *held_ids})
     chosen: list[Picture] = []
     rest: dict[str, list[Picture]] = {}
     for name in names:
         members = [picture for picture in held if labels[picture.id] == name and picture.id not in skip]
-        spare = len(own[name]) + len(members)
+        spare = len(own.get(name, ())) + len(members)
         count = len(members) if parts else max(0, min(len(members), spare // 2, spare - 2))
         chosen += members[:count]
         rest[name] = members[count:]
@@ -110,13 +108,17 @@ def divide(
     counted = tested if parts else fitted
     sizes = {name: sum(labels[picture.id] == name for picture in counted) for name in names}
     usable = [name for name in names if sizes[name] >= 2]
+    cut = not parts and len(fitted) == fit
+    if len(usable) < 2 and cut:
+        raise RCDMError(f"--fit {fit} is too few to learn the {len(names)} classes of {where}; give {2 * len(names)}.")
     if len(usable) < 2:
         raise RCDMError(
             f"Fewer than two classes of {where} have two pictures to learn them from; give more with --data."
         )
     notes = [*held.notes]
     if left := [name for name in names if name not in usable]:
-        notes.append(f"{some(left)}: fewer than two pictures to learn from; left out.")
+        why = f" among the {fit} of --fit" if cut else ""
+        notes.append(f"{some(left)}: fewer than two pictures to learn from{why}; left out.")
     tested = [picture for picture in tested if labels[picture.id] in usable]
     fitted = [picture for picture in fitted if labels[picture.id] in usable]
     if not tested:
@@ -137,21 +139,27 @@ def divide(
     )
 
 
-def _trained_on(data: ImageSource, models: Sequence[RCDM], count: int, skip: set[str]) -> list[Picture]:
-    """Different pictures that some model was trained on: in another order than that of the held-out ones."""
-    found: dict[str, Picture] = {}
+def _trained_on(
+    data: ImageSource, models: Sequence[RCDM], labels: Mapping[str, str], count: int, skip: set[str]
+) -> dict[str, list[Picture]]:
+    """Different pictures that some model was trained on, by class: `count` in all, of the classes in turn.
+
+    Within a class they come in another order than that of the held-out ones.
+    """
+    places: dict[str, list[int]] = {}
+    seen = set(skip)
     for index in sorted(range(len(data)), key=lambda i: data.ids[i][::-1]):
         content_id = data.ids[index]
-        if len(found) == count:
-            break
-        if content_id not in skip and content_id not in found and any(m.trained_on(content_id) for m in models):
-            found[content_id] = from_source(data, index)
-    return list(found.values())
+        if content_id not in seen and any(model.trained_on(content_id) for model in models):
+            seen.add(content_id)
+            places.setdefault(labels[content_id], []).append(index)
+    chosen = set(_in_turn(dict(sorted(places.items())))[:count])
+    return {name: [from_source(data, i) for i in of if i in chosen] for name, of in sorted(places.items())}
 
 
-def _in_turn(groups: dict[str, list[Picture]]) -> list[Picture]:
+def _in_turn(groups: Mapping[str, list[_Item]]) -> list[_Item]:
     """The first of each group, the second of each, and so on."""
-    longest = max(map(len, groups.values()))
+    longest = max(map(len, groups.values()), default=0)
     return [group[i] for i in range(longest) for group in groups.values() if i < len(group)]
 
 

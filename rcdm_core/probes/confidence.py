@@ -48,11 +48,11 @@ def run(context: Context) -> Result:
     data = data_of(context)
     divided = divide(context, data, fit=params["fit"], test=params["test"])
     result = context.begin(divided.test, data, classes=divided.names, fitted_on=[p.id for p in divided.fit])
-    count = min(params["count"], len(divided.test) // 2)
-    if count < params["count"]:
+    count = max(1, min(params["count"], len(divided.test) // 2))
+    if len(divided.test) == 1:
+        result.notes.append("There is one held-out picture, which is the most and the least confident one.")
+    elif count < params["count"]:
         result.notes.append(f"There are {len(divided.test)} held-out pictures, so that each group has {count}.")
-    if count < 1:
-        count = 1  # one picture is the most and the least confident one
     too_few = few(count, "picture in each group", many="pictures in each group")
     result.notes += [note for note in too_few if note not in result.notes]
     found = classifiers(context, divided)

@@ -348,7 +348,7 @@ def answer(name: str, entry: dict[str, Any]) -> str:
     if relative[SAMPLES]["value"] is None:
         return f"{name}: there are no two pictures whose distance could be the unit; the absolute numbers must speak."
     text = f"{name}: samples are at {said(relative[SAMPLES])} of the squared distance of two random pictures"
-    if TRAINING in relative:
+    if TRAINING in relative and entry["searched"]:
         text += (
             f", and nearer than the nearest of {entry['searched']} pictures of the training for "
             f"{percent(nearer[TRAINING])} of the pictures"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -202,7 +203,25 @@ def _key(probe: Probe, params: Mapping[str, Any], settings: Mapping[str, Any]) -
         depends = None if probe.depends is None else probe.depends(params)
     except RCDMError:  # the probe itself will say it
         return None
-    return _digest({"probe": probe.name, "params": params, "depends": depends, **settings})
+    files = {name: _named_files(value) for name, value in params.items()}
+    return _digest({"probe": probe.name, "params": params, "files": files, "depends": depends, **settings})
+
+
+def _named_files(value: Any) -> list[Any]:
+    """What is in the files and folders that an option names, alone or as an encoder's source (custom:FILE.py:function):
+    they can change under one name. Of a folder the names, sizes and times of its files."""
+    texts = [value] if isinstance(value, str) else value if isinstance(value, (list, tuple)) else []
+    found: list[Any] = []
+    for text in texts:
+        for part in {str(text), *str(text).split(":")[1:2]} - {""}:
+            path = Path(part)
+            with contextlib.suppress(OSError, ValueError):  # a text that cannot be a path is none
+                if path.is_file():
+                    found.append([part, hashlib.sha256(path.read_bytes()).hexdigest()])
+                elif path.is_dir():
+                    stats = [(str(file), file.stat()) for file in sorted(path.rglob("*")) if file.is_file()]
+                    found.append([part, [[name, one.st_size, one.st_mtime_ns] for name, one in stats]])
+    return sorted(found, key=str)
 
 
 def _settings(context: Context) -> dict[str, Any] | None:

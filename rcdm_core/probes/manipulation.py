@@ -21,7 +21,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import blocks
 from rcdm_core.probes.manipulation_look import WHICH, H, Look, look_at, threshold
 from rcdm_core.probes.opening import check_conditional, data_of, only_with, pictures_of, pool_of
-from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, read_arrays
+from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays, the_picture
 from rcdm_core.probes.reference import Random, gallery, random_pictures, training_pictures
 from rcdm_core.probes.verdicts import listed
 from rcdm_core.probes.wording import LEAST, said
@@ -62,6 +62,7 @@ def run(context: Context) -> Result:
     check_conditional(context)
     data = data_of(context)
     pictures = pictures_of(context, data, params["count"])
+    pictures = _without_partner(context, pictures)
     partners = partners_of(context, pictures)
     result = context.begin(pictures, data)
     pool = pool_of(context, data, pictures, params["pool"])
@@ -134,6 +135,19 @@ def _beyond_spread(
     return {name: {key: next(flat) for key in of_model} for name, of_model in moves.items()}
 
 
+def _without_partner(context: Context, pictures: Pictures) -> Pictures:
+    """The pictures but for the one that the others swap with. Raises RCDMError where there is no other."""
+    given = context.params["partner"]
+    if not given:
+        return pictures
+    one = the_picture(given, "--partner")
+    others = [picture for picture in pictures if picture.id != one.id]
+    if not others:
+        raise RCDMError(f"{given} is the picture itself; give another --partner.")
+    left = [f"{one.name} is the partner, and left out of the pictures."] if len(others) < len(pictures) else []
+    return Pictures(others, [*pictures.notes, *left])
+
+
 def partners_of(context: Context, pictures: Pictures) -> list[Picture] | None:
     """The picture that each takes the values from: the one that was given, or the next one; None unless they swap.
 
@@ -145,10 +159,7 @@ def partners_of(context: Context, pictures: Pictures) -> list[Picture] | None:
     if context.params["mode"] != SWAP:
         return None
     if given:
-        one = choose([given], None, context.models, count=1)[0]
-        if [picture.id for picture in pictures] == [one.id]:
-            raise RCDMError(f"{given} is the picture itself; give another --partner.")
-        return [one] * len(pictures)
+        return [the_picture(given, "--partner")] * len(pictures)
     if len(pictures) < 2:
         raise RCDMError("To swap takes two different pictures; give another --image, or --partner.")
     counting, n = pictures.counting(context.models), len(pictures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -182,6 +183,30 @@ def default_data(model: RCDM) -> ImageSource | None:
         return None
 
 
+def changed_since(data: ImageSource | None, names: Sequence[str], models: Sequence[RCDM]) -> list[str]:
+    """Notes on a folder that a model was trained on and that holds other pictures now: new ones were not trained on,
+    and so count as held out, even where they are those of then in other bytes."""
+    described = {} if data is None else data.describe()
+    notes = []
+    for name, model in zip(names, models, strict=True):
+        then = trained_from(model) or {}
+        if data is None or described.get("kind") != "folder" or then.get("kind") != "folder":
+            continue
+        assert model.config.data is not None
+        same_place = os.path.realpath(described["path"]) == os.path.realpath(then["path"])
+        if not same_place or described["fingerprint"] == model.config.data.fingerprint:
+            continue
+        held = set(model.config.data.held_out)
+        known = {one for one in data.ids if one in held or model.trained_on(one)}
+        now = set(data.ids)
+        gone = max(0, len(held) + model.config.data.train_count - len(known))
+        notes.append(
+            f"{described['path']} is not what it was when {name} was trained: {len(now - known)} of its {len(now)} "
+            f"pictures are new and count as held out, even copies in other bytes, and {gone} of then are gone."
+        )
+    return notes
+
+
 def to_array(picture: Image.Image, size: int, interpolation: str = DEFAULT_INTERPOLATION) -> np.ndarray:
     """A square PIL picture at `size` pixels, antialiased: float32 [3, size, size] in [0, 1]."""
     from rcdm_core.data.images import fit_image
@@ -326,6 +351,15 @@ def _seen(picture: Picture, name: str, source: ImageSource | None) -> Picture:
         return told
 
     return replace(picture, open=telling(picture.open), read=telling(picture.read))
+
+
+def the_picture(name: str, option: str) -> Picture:
+    """The one picture that an option of a probe names. Raises RCDMError for a folder, and as `choose`."""
+    if Path(name).is_dir():
+        raise RCDMError(f"{option} {name} is a folder; give one picture.")
+    if not Path(name).exists():
+        raise RCDMError(f"There is no picture {name}; check the name given with {option}.")
+    return _given(name)[0]
 
 
 def _given(image: Any) -> Pictures:

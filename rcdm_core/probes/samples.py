@@ -50,6 +50,8 @@ def run(context: Context) -> Result:
         pictures = Pictures([*pictures, *more], [*pictures.notes, *more.notes])
         groups += [HELD_OUT] * len(more)
     result = context.begin(pictures, data)
+    if params["beside"] and data is None:
+        result.notes.append("The training's pictures are not at hand, so that there are none --beside those given.")
     if params["samples"] == 1:
         result.notes.append("One sample of an h has no spread; ask for more with --samples.")
     pool = pool_of(context, data, pictures, params["pool"])

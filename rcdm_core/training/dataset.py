@@ -8,7 +8,6 @@ is over half of the data.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +85,8 @@ def prepare(
         h = matched = None
     if matched is not None:
         _refuse_missing(matched, source, order)
-    cached = pixels.open_cached(pixels_path, rows=len(order))
-    if cached is not None and _some_readable(source, (int(order[row]) for row in _unreadable(cached))):
+    cached = pixels.open_cached(pixels_path, rows=len(order), image_size=image_size)
+    if cached is not None and _some_readable(source, (int(order[row]) for row in pixels.unreadable_of(cached))):
         cached = None
     want_pixels = cached is None and len(order) * 3 * image_size**2 <= pixel_limit
     if h is None or want_pixels:
@@ -96,7 +95,7 @@ def prepare(
         h = h or Representations(h_path)
         cached = Rows(pixels_path) if want_pixels else cached
     matched = matched or _match(h, source, order)
-    unreadable = matched.unreadable | (_unreadable(cached) if cached is not None else {})
+    unreadable = matched.unreadable | (pixels.unreadable_of(cached) if cached is not None else {})
     readable = np.ones(len(order), bool)
     for row, reason in unreadable.items():
         readable[row] = False
@@ -138,11 +137,6 @@ def _refuse_missing(matched: _Match, source: ImageSource, order: np.ndarray) -> 
             f"{len(matched.missing)} of {len(order)} pictures are not in {matched.file.path}, such as {name}: encode "
             "the folder again to another --out, or leave --representations out."
         )
-
-
-def _unreadable(rows: Rows) -> dict[int, str]:
-    """Which pictures could not be read when the pixels were written, and why."""
-    return {int(row): reason for row, reason in json.loads(rows.beside("unreadable").tobytes()).items()}
 
 
 def _some_readable(source: ImageSource, indices: Iterable[int]) -> bool:
@@ -201,7 +195,7 @@ class _Pass:
                 reporter.update(len(batch.pictures))
             source.check_readable()
             if pixel_file is not None:
-                pixel_file.finish({"unreadable": np.frombuffer(json.dumps(unreadable).encode(), np.uint8)})
+                pixels.finish(pixel_file, unreadable)
             if h_file is not None:
                 about = representation_file.about(self.provider, source, fit=self.fit, flip=self.flip)
                 representation_file.finish(h_file, about, self.fingerprint, source, self.order, unreadable)

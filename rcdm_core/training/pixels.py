@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rcdm_core.errors import RCDMError, UnreadableImage
-from rcdm_core.representations.rows import Rows
+from rcdm_core.representations import checksums
+from rcdm_core.representations.rows import Rows, RowWriter
 
 if TYPE_CHECKING:
     from rcdm_core.training.dataset import Dataset
@@ -21,17 +23,35 @@ _ATTEMPTS = 100
 
 def cache_path(folder: Path, data_key: str, image_size: int) -> Path:
     """Where the pixels of this data at this size are cached; all encoders share the file."""
-    parts = ("pixels 1", data_key, image_size)
+    parts = ("pixels 2", data_key, image_size)
     return folder / f"pixels-{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.safetensors"
 
 
-def open_cached(path: Path, rows: int) -> Rows | None:
-    """The cached file [N, 3, S, S] uint8, or None when there is none or it is damaged."""
+def finish(writer: RowWriter, unreadable: Mapping[int, str]) -> None:
+    """Complete the file of `writer`. unreadable: row -> why it could not be read."""
+    beside = {"unreadable": np.frombuffer(json.dumps(unreadable).encode(), np.uint8)}
+    blocks = writer.checksums(checksums.rows_in_a_block(writer.row_bytes))
+    writer.finish({**beside, "checksums": checksums.pack(blocks, checksums.of_arrays(beside))})
+
+
+def unreadable_of(cached: Rows) -> dict[int, str]:
+    """Which pictures could not be read when the file was written, and why."""
+    return {int(row): reason for row, reason in json.loads(cached.beside("unreadable").tobytes()).items()}
+
+
+def open_cached(path: Path, rows: int, image_size: int) -> Rows | None:
+    """The cached file [N, 3, S, S] uint8, or None when there is none, or it is not what was written: then it can be
+    made again, which is no matter now and would be one in the middle of a training."""
     try:
         cached = Rows(path)
-    except (OSError, ValueError):
+        if len(cached) != rows or cached.row_shape != (3, image_size, image_size):
+            return None
+        beside = {"unreadable": cached.view("unreadable")}
+        checksums.Checksums(cached, cached.view("checksums"), beside).check(slice(None))
+        unreadable_of(cached)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return cached if len(cached) == rows else None
+    return cached
 
 
 class PixelReader:

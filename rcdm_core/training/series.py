@@ -15,7 +15,7 @@ from rcdm_core.progress import Reporter
 from rcdm_core.registry import find_provider
 from rcdm_core.training.config import TrainConfig, stopped
 from rcdm_core.training.loop import train
-from rcdm_core.training.setup import default_run_folder, refuse_folder, refuse_foreign
+from rcdm_core.training.setup import default_run_folder, refuse_folder, refuse_foreign, refuse_place
 from rcdm_core.weights import resolve_weights
 from rcdm_core.weights_given import expand_weights, is_pattern, is_url, name_weights
 
@@ -49,6 +49,7 @@ def each_checkpoint(config: TrainConfig, weights: Sequence[str]) -> list[TrainCo
     ]
     for one in configs:
         refuse_foreign(Path(str(one.out)))
+        refuse_place(one, Path(str(one.out)))
         refuse_folder(one, Path(str(one.out)))
     return configs
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rcdm_core.atomic import explain_failures, make_folder, replace_text
 from rcdm_core.bundle import FILE_NAME, DataRecord, id_prefix
+from rcdm_core.data.folder import require_folder
 from rcdm_core.data.shapes import is_shapes, open_data
 from rcdm_core.data.source import ImageSource, data_fingerprint, split
 from rcdm_core.encoder import Encoder, Fingerprint, compare_fingerprints, fingerprint, load_encoder, source_change
@@ -69,12 +70,19 @@ def claimed(config: TrainConfig) -> Iterator[None]:
     run = _run_path(config, find_provider(config.provider))
     # Before anything is written there.
     refuse_foreign(run)
-    if not is_shapes(config.data):
-        refuse_among_pictures(run, sets=[{"kind": "folder", "path": str(config.data)}])
+    refuse_place(config, run)
     refuse_folder(config, run)
     make_folder(run / "training")
     with locked(run):
         yield
+
+
+def refuse_place(config: TrainConfig, run: Path) -> None:
+    """Raises RCDMError for a run among its own pictures, or a new one whose folder of them is not there."""
+    if not is_shapes(config.data):
+        if not run.exists():  # that it goes on with other arguments is said before what is wrong with these
+            require_folder(Path(str(config.data)))
+        refuse_among_pictures(run, sets=[{"kind": "folder", "path": str(config.data)}])
 
 
 def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Setup:
