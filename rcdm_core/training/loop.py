@@ -290,7 +290,7 @@ class Trainer:
             with torch.no_grad():
                 averaged = self._mean_losses(self.ema.network, batch)
             trouble = verdict(network, losses, norm) or verdict(average, averaged)
-            if trouble is None:
+            if all(map(math.isfinite, (losses["loss"], norm, averaged["loss"]))):
                 break
         return trouble
 
