@@ -25,7 +25,7 @@ from rcdm_core.probes.pictures import Picture, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import GridRow, draw_grid
+from rcdm_core.report.grid import SHOWN_ROWS, GridRow, draw_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from rcdm_core.model import RCDM
     from rcdm_core.probes.inversion import Descent
 
-SHOWN_ROWS = 24
 METHODS = {"rcdm": "RCDM", "pixels": "gradient on pixels", "prior": "Deep Image Prior"}
 
 

@@ -22,12 +22,11 @@ from rcdm_core.probes.opening import check_conditional, data_of, only_with
 from rcdm_core.probes.pictures import fit_of, read_arrays
 from rcdm_core.probes.wording import percent
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import GridRow, draw_grid
+from rcdm_core.report.grid import SHOWN_ROWS, GridRow, draw_grid
 
 if TYPE_CHECKING:
     from rcdm_core.model import RCDM
 
-SHOWN_ROWS = 24
 
 
 def check(params: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from rcdm_core.probes.reference import Random, gallery, random_pictures, trainin
 from rcdm_core.probes.verdicts import listed
 from rcdm_core.probes.wording import LEAST, said
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import GridRow, draw_grid
+from rcdm_core.report.grid import SHOWN_ROWS, GridRow, draw_grid
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 ZERO, SWAP = "zero", "swap"
 AMONG = ("held-out", "training")
 MEASURES = (*ATTRIBUTES, H)
-SHOWN_ROWS = 24
 
 
 def check(params: Mapping[str, Any]) -> None:

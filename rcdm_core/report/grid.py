@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rcdm_core.atomic import replacing
 
+SHOWN_ROWS = 24  # of a probe's rows that its page shows; all are in result.json, and as PNG files
 CELL = 96  # pixels that a small picture is enlarged to, about
 GAP, BLOCK_GAP, MARGIN = 2, 14, 16
 _TEXT, _SMALL = 14, 12

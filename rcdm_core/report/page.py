@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.metrics.paired import MIN_PAIRS
-from rcdm_core.report.grid import GridRow, Legend
+from rcdm_core.report.grid import SHOWN_ROWS, GridRow, Legend
 from rcdm_core.report.html import cell_height, write_page
 
 if TYPE_CHECKING:
     from rcdm_core.metrics.paired import Difference
     from rcdm_core.probes.base import Context, Result
 
-SHOWN = 24  # rows of pictures in a page; all are in result.json, and as PNG files
-OPEN = 8  # of them unfolded
+OPEN = 8  # rows of pictures that are unfolded
 _COLOURS = 256
 
 
@@ -97,7 +96,7 @@ def write_probe_page(result: Result, context: Context, title: str, parts: Parts,
         params=context.params,
         parts=parts,
         unfolded=OPEN,
-        shown=SHOWN,
+        shown=SHOWN_ROWS,
         **values,
     )
 
