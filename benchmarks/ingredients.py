@@ -45,6 +45,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "the recipe": ({}, {}),
     "AdamW for every weight": ({"optimizer": "adamw"}, {}),
     "batchnorm": ({}, {"conditioning": "batchnorm"}),
+    "residual blocks that resample": ({"unet": {**UNET, "resblock_updown": True}}, {}),
     "an embedding of 128": ({"unet": {**UNET, "emb_channels": 0}}, {}),
     "h not standardised": ({}, {"standardise": False}),
     "epsilon, learned variance": ({"diffusion": EPSILON}, {}),
