@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 
@@ -41,7 +42,7 @@ def seconds_a_step(config: TrainConfig, unet: UNetConfig) -> float:
                 predicted = network(x_t, timestep, h)
             network.zero_grad(set_to_none=True)
             predicted.float().square().mean().backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip or math.inf)
             for optimizer in optimizers:
                 optimizer.step()
             average.update(len(durations))
