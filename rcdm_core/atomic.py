@@ -24,7 +24,8 @@ _cleaned: set[Path] = set()
 
 def sync_file(path: Path) -> None:
     """Force the file's bytes to the disk: without it a rename may survive a power cut that its content did not."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing; elsewhere folders come here too, which can be read alone.
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

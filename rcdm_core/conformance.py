@@ -261,6 +261,6 @@ def _change(before: Tensor, after: Tensor) -> float:
         return float("inf")
     if before.numel() == 0:
         return 0.0
-    spread = float(before.double().std(unbiased=False))
-    change = float((after.double() - before.double()).abs().max())
+    before, after = before.cpu().double(), after.cpu().double()  # which not every device has
+    spread, change = float(before.std(unbiased=False)), float((after - before).abs().max())
     return change / spread if spread > 0 else (0.0 if change == 0 else float("inf"))

@@ -360,7 +360,7 @@ def relative_change(stored: Tensor, now: Tensor) -> float:
     """
     if stored.numel() == 0:
         return 0.0
-    before, after = stored.double(), now.double()
+    before, after = stored.cpu().double(), now.cpu().double()  # which not every device has
     spread = float((before - before.mean(0)).square().mean().sqrt())
     change = float((after - before).square().mean(1).sqrt().max())
     if change <= _ROUNDING * float(before.square().mean().sqrt()):

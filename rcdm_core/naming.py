@@ -34,12 +34,12 @@ def shortened(name: str, size: int) -> str:
     return name
 
 
-def clashes(names: Sequence[str]) -> dict[str, list[int]]:
-    """The names that occur more than once, and where."""
+def clashes(names: Sequence[str]) -> list[list[int]]:
+    """The places of each name that occurs more than once. Case makes no difference, as on many disks it makes none."""
     groups: dict[str, list[int]] = collections.defaultdict(list)
     for index, name in enumerate(names):
-        groups[name].append(index)
-    return {name: members for name, members in groups.items() if len(members) > 1}
+        groups[name.casefold()].append(index)
+    return [members for members in groups.values() if len(members) > 1]
 
 
 def differing(paths: Sequence[tuple[str, ...]]) -> list[list[str]]:

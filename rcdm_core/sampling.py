@@ -104,12 +104,12 @@ def sample_images(
 def _file_names(pictures: Sequence[Picture | None], n: int) -> list[str]:
     """A name for each picture's n files: its own without folders and ending, numbered where two have the same, and
     shortened where the files' would be too long."""
-    names: dict[str, None] = {}
+    names: dict[str, str] = {}  # by what a disk that knows no case takes them for
     for picture in pictures:
         stem = "sample" if picture is None else Path(picture.name).stem.replace(" ", "-") or "picture"
         name, number = shortened(stem, _LONGEST - len(f"-{n}.png")), 2
-        while name in names:
+        while name.casefold() in names:
             mark = f"-{number}"
             name, number = shortened(stem, _LONGEST - len(f"{mark}-{n}.png")) + mark, number + 1
-        names[name] = None
-    return list(names)
+        names[name.casefold()] = name
+    return list(names.values())

@@ -9,6 +9,7 @@ import os
 import pickle
 import re
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,10 @@ def load_into(
             f"{path} does not fit {provider}: of its {len(own)} tensors {', '.join(problems)}; "
             "expected a checkpoint of the same architecture"
         )
-    module.load_state_dict(given, strict=False)
+    # The names and shapes are those of this very version of the network, which some modules (MNASNet's) ask for.
+    complete = OrderedDict(given)
+    complete._metadata = getattr(own, "_metadata", {})  # type: ignore[attr-defined]
+    module.load_state_dict(complete, strict=False)
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

@@ -89,16 +89,16 @@ def name_weights(weights: Sequence[str]) -> list[str]:
     """
     parts = [_parts(text) for text in weights]
     names = [_stem(of[-1]) for of in parts]
-    for name, members in clashes(names).items():
+    for members in clashes(names):
         folders = differing([parts[index] for index in members])
         for index, different in zip(members, folders, strict=True):
-            names[index] = "-".join([*different, name])
-    for members in clashes(names).values():
+            names[index] = "-".join([*different, names[index]])
+    for members in clashes(names):
         for index in members:
             names[index] = names[index].removesuffix(_stem(parts[index][-1])) + parts[index][-1]
-    for name, members in clashes(names).items():  # a-b/c and a/b-c
+    for members in clashes(names):  # a-b/c and a/b-c
         for number, index in enumerate(members[1:], 2):
-            names[index] = f"{name}-{number}"
+            names[index] = f"{names[index]}-{number}"
     return names
 
 

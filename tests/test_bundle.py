@@ -19,6 +19,7 @@ from training_fixtures import write_encoder
 
 import rcdm_core as rcdm
 from rcdm_core import bundle
+from rcdm_core.atomic import sync_file
 from rcdm_core.bundle import BundleConfig, Contents, DataRecord, ProviderRecord
 from rcdm_core.diffusion import DiffusionConfig
 from rcdm_core.encoder import fingerprint
@@ -107,6 +108,20 @@ def test_a_truncated_bundle_is_refused(saved: Path, kept: float) -> None:
     file.write_bytes(data[: int(kept * len(data)) if isinstance(kept, float) else kept])
     with pytest.raises(RCDMError, match=r"model\.safetensors is damaged or was cut short"):
         rcdm.load(saved)
+
+
+@pytest.mark.parametrize(("system", "opened"), [("posix", os.O_RDONLY), ("nt", os.O_RDWR)])
+def test_a_file_is_forced_to_the_disk_as_the_system_wants(
+    system: str, opened: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows flushes no file that was opened for reading alone."""
+    path, plain, flags = tmp_path / "file", os.open, []
+    path.write_bytes(b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda name, how: flags.append(how) or plain(name, how))
+        patch.setattr(os, "name", system)
+        sync_file(path)
+    assert flags == [opened]
 
 
 def test_one_changed_byte_is_refused(saved: Path) -> None:

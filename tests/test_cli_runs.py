@@ -33,12 +33,14 @@ def test_the_help_of_train_tells_the_real_defaults_and_choices() -> None:
 
     by_name = {parameter.name: parameter for parameter in train.command.params}
     fields = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    defaults = {**fields, "accumulate": TrainConfig("none").recipe().accumulate}
     for name in ("save_every", "preset", "accumulate"):
-        assert f"[default: {fields[name]}]" in getattr(by_name[name], "help")  # noqa: B009
+        assert f"[default: {defaults[name]}]" in getattr(by_name[name], "help")  # noqa: B009
     assert ", ".join(PRESETS) in getattr(by_name["preset"], "help")  # noqa: B009
     assert all(word in getattr(by_name["conditioning"], "help") for word in CONDITIONINGS)  # noqa: B009
-    for name in ("seed", "device", "precision", "fit"):
+    for name in ("seed", "device", "fit"):
         assert by_name[name].default == fields[name]
+    assert by_name["precision"].default == TrainConfig("none").to_dict()["precision"]
 
 
 def test_the_samplers_are_those_of_the_core() -> None:

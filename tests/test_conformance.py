@@ -11,8 +11,8 @@ import torch
 from plugin_on_path import write_plugin
 
 from rcdm_core import RCDMError, check_provider, find_provider, load_encoder, registry
-from rcdm_core.conformance import ON_H, _moves
-from rcdm_core.encoder import fingerprint_images
+from rcdm_core.conformance import ON_H, _change, _moves
+from rcdm_core.encoder import fingerprint_images, relative_change
 
 NETS = """
 import torch
@@ -218,6 +218,24 @@ def test_moving_is_held_against_the_h_from_before() -> None:
         h = encoder(images)
     assert _moves(encoder, images, h, torch.device("cpu"))[0] is True
     assert _moves(encoder, images, h + 1, torch.device("cpu"))[0] is False
+
+
+class _OnMps(torch.Tensor):
+    """A tensor on Apple's GPU, which has no float64."""
+
+    def double(self) -> torch.Tensor:  # type: ignore[override]
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+
+def test_h_is_compared_on_a_device_without_float64() -> None:
+    h = torch.rand(4, 3)
+    there, moved = h.as_subclass(_OnMps), (h + 1).as_subclass(_OnMps)
+    assert relative_change(there, there) == _change(there, there) == 0
+    assert relative_change(there, moved) == pytest.approx(relative_change(h, h + 1))
+    assert _change(there, moved) == pytest.approx(_change(h, h + 1)) and _change(h, h + 1) > 1
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,23 @@ def test_unreadable_files_are_skipped_and_a_folder_of_them_is_an_error(provider:
     assert not list(tmp_path.glob("other.*"))
 
 
+def test_float32_stays_float32_whatever_the_encoder_allows(images: Path, tmp_path: Path) -> None:
+    """A user's file may let matrix products and convolutions round to TF32, which the fingerprint never does."""
+    (tmp_path / "loose.py").write_text(
+        "import torch\n\nclass Loose(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        rounds = torch.get_float32_matmul_precision() != 'highest' or torch.backends.cudnn.allow_tf32\n"
+        "        return x.mean((2, 3)) + 1000 * rounds\n\ndef build():\n"
+        "    torch.set_float32_matmul_precision('high')\n    return Loose()\n"
+    )
+    before = torch.get_float32_matmul_precision()
+    try:
+        file = encode(f"custom:{tmp_path / 'loose.py'}:build", images, tmp_path / "h.safetensors")
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert abs(file.h(np.arange(len(file)))).max() < 100
+
+
 def test_bf16_is_recorded_with_what_it_costs(images: Path, tmp_path: Path) -> None:
     (tmp_path / "c.py").write_text(CONVOLUTIONS)
     name, recorder = f"custom:{tmp_path}/c.py:build", Recorder()

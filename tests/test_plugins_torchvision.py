@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -41,6 +42,7 @@ def input_of_last_linear(network: nn.Module, images: Tensor) -> Tensor:
         ("shufflenet_v2_x0_5", 224, 1024, "bilinear"),
         ("resnet18", 224, 512, "bilinear"),
         ("swin_t", 224, 768, "bicubic"),
+        ("mnasnet0_5", 224, 1280, "bilinear"),  # which asks of which version its tensors are
     ],
 )
 def test_h_is_what_the_classifier_reads(model: str, size: int, dim: int, interpolation: str, tmp_path: Path) -> None:
@@ -81,6 +83,32 @@ def test_squeezenets_convolution_is_its_classifier(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = network.get_submodule("features")(normalise(image)).mean((2, 3))
     assert torch.allclose(encoder(image), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_older_names_in_densenets_released_files(tmp_path: Path) -> None:
+    network = seeded("densenet121")
+    now = network.state_dict()
+    old = {re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", name): tensor for name, tensor in now.items()}
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, tmp_path / "weights.pth")
+    encoder = load("torchvision:densenet121", tmp_path / "weights.pth")
+    image = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    normalise = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    expected = input_of_last_linear(network, normalise(image))
+    assert torch.allclose(encoder(image), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_older_names_and_the_larger_pictures_of_vision_transformers() -> None:
+    from rcdm_plugin_torchvision._network import _build, _renamed
+
+    with torch.device("meta"):
+        network = _build("vit_h_14", 518)
+    state = network.state_dict()
+    assert state["encoder.pos_embedding"].shape == (1, (518 // 14) ** 2 + 1, 1280)
+    layers = {".mlp.0.": ".mlp.linear_1.", ".mlp.3.": ".mlp.linear_2."}
+    old = {re.sub(r"\.mlp\.[03]\.", lambda found: layers[found[0]], name): tensor for name, tensor in state.items()}
+    assert len(set(state) - set(old)) == 4 * 32 and list(_renamed(old)) == list(state)
+    network.load_state_dict(old, assign=True)  # torchvision itself takes the older names for the same tensors
 
 
 def test_a_layer_and_what_does_not_exist(tmp_path: Path) -> None:

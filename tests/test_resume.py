@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cli_runner import error_of
 from training_fixtures import Make, Recorder, results, write_encoder, write_images
 
 from rcdm_core import bundle
@@ -210,6 +211,19 @@ def test_another_batch_size_and_precision_are_told(arguments: Make) -> None:
     ]
     config = bundle.read(run)[0]
     assert config.images_seen == 2 * 8 + 2 * 4 and config.recipe["batch_size"] == 4 and len(config.changes) == 2
+
+
+def test_parts_and_precision_that_are_left_out_are_not_changed(arguments: Make, tmp_path: Path) -> None:
+    """Whether they were asked for is seen on the command line too, where they have defaults to show."""
+    given = arguments(steps=2, accumulate=2)
+    train(given)
+    silent = replace(given, steps=4, resume=True, precision=None, accumulate=None)
+    with pytest.raises(RCDMError, match=r"--precision \(was float32, now auto\), --accumulate \(was 2, now 1\)"):
+        train(silent)
+    run = ["train", "--provider", given.provider, "--provider-option", "image_size=8", "--data", str(given.data)]
+    run += ["--preset", given.preset, "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    told = error_of(*run, "--steps", "4", "--resume", "--accumulate", "2")
+    assert "--precision (was float32, now auto)" in told and "--accumulate" not in told
 
 
 def test_a_recipe_may_not_change_by_itself(arguments: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -61,6 +61,26 @@ def test_a_run_leaves_a_bundle_a_log_and_a_preview(arguments: Make, tmp_path: Pa
     assert sorted(file.name for file in (run / "training").iterdir()) == ["latest", "lock", "state-00000023"]
 
 
+@pytest.mark.parametrize(("every", "drawn"), [(None, [2, 4, 5]), (3, [4, 5]), (100, [5]), (0, [])])
+def test_previews_are_drawn_at_the_next_save_and_at_the_end(
+    every: int | None, drawn: list[int], arguments: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(Trainer, "_preview", lambda self, model: steps.append(self.counters.step))
+    train(arguments(steps=5, save_every=2, preview_every=every))
+    assert steps == drawn
+
+
+def test_the_home_folder_is_expanded_in_data(
+    arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in --data=~/images, which a shell leaves as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert rcdm.load(train(arguments(steps=1, data="~/images"))).config.step == 1
+    with pytest.raises(RCDMError, match="in the folder of pictures"):
+        train(arguments(steps=1, data="~/images", out=tmp_path / "images" / "run"))
+
+
 def test_samples_follow_h_after_a_short_training(arguments: Make, tmp_path: Path) -> None:
     """Pictures of one flat colour, h is the colour: the samples' colours must go with it."""
     folder = tmp_path / "flat"

@@ -115,7 +115,7 @@ def common_options(command: F) -> F:
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything drawn.")
 device_option = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, or auto: the fastest that is there."
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, or auto: cuda if there is one."
 )
 precision_option = click.option(
     "--precision",

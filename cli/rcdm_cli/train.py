@@ -65,7 +65,9 @@ class QuotesWanted(click.Command):
 @click.option("--steps", type=click.IntRange(1), help="Stop after so many. [default: preset's, unless --minutes]")
 @click.option("--minutes", type=float, help="Stop after so many minutes of training.")
 @click.option("--save-every", type=click.IntRange(1), metavar="STEPS", help="A kill loses no more. [default: 500]")
-@click.option("--preview-every", type=click.IntRange(0), metavar="STEPS", help="0: never. [default: at every save]")
+@click.option(
+    "--preview-every", type=click.IntRange(0), metavar="STEPS", help="At the next save; 0: never. [default: every save]"
+)
 @click.option("--preset", help="Architecture: tiny-32, small-64, adm-64, adm-128, adm-256. [default: tiny-32]")
 @click.option("--conditioning", help="How h enters: batchnorm (the paper's), embedding, none. [default: batchnorm]")
 @click.option("--standardise/--no-standardise", default=None, help="Standardise h per dimension. [default: preset's]")
@@ -92,8 +94,10 @@ def command(**arguments: Any) -> None:
     from rcdm_core.training import TrainConfig, each_checkpoint, stopped, train_each
 
     weights = arguments.pop("weights")
-    # what was not given is left to TrainConfig, where the defaults are
-    config = TrainConfig(**{name: value for name, value in arguments.items() if value is not None})
+    # what was not given is left to TrainConfig, where the defaults are, and which tells it from what was asked for
+    source, default = click.get_current_context().get_parameter_source, click.core.ParameterSource.DEFAULT
+    given = {name: value for name, value in arguments.items() if value is not None and source(name) is not default}
+    config = TrainConfig(**given)
     configs = each_checkpoint(config, weights)
     report = reporter()
     if config.data is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchvision import models
 
 from rcdm_core import Encoder, RCDMError, WeightsInfo, at_layer, load_into, read_checkpoint, resolve_weights
@@ -15,17 +17,24 @@ from rcdm_core import Encoder, RCDMError, WeightsInfo, at_layer, load_into, read
 _LICENCE_PAGE = "https://github.com/pytorch/vision#pre-trained-model-license"
 # Classifiers beside the network, which only its training uses.
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+# Names in released files: DenseNet's are older than the ban on dots in the name of a module, and in vision transformers
+# the two layers between attentions have become a sequence since then.
+_OLD_NAMES = (
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)"), r"\1"),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
 
 
 def encoder(name: str, model: str, weights: str | None, version: str, layer: str | None) -> Encoder:
     """See the package's `load`."""
     entry = _entry(name, model, version)
     path = resolve_weights(weights, weights_info(name, model, version), provider=name)
-    network = _build(model)
-    head = _remove_classifier(network, name)
-    state = read_checkpoint(path).backbone
-    load_into(network, state, provider=name, path=path, ignore=(f"{head}.", *_AUXILIARY))
     preset = entry.transforms()
+    network = _build(model, preset.crop_size[0])
+    head = _remove_classifier(network, name)
+    state = _renamed(read_checkpoint(path).backbone)
+    load_into(network, state, provider=name, path=path, ignore=(f"{head}.", *_AUXILIARY))
     return Encoder(
         at_layer(
             network, layer, provider=name, channels_last=isinstance(network, models.swin_transformer.SwinTransformer)
@@ -67,12 +76,22 @@ def _versions(name: str, model: str) -> Any:
     return models.get_model_weights(model)
 
 
-def _build(model: str) -> nn.Module:
-    """The architecture with the values that its pretrained weights go with."""
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With the names of today in the place of those of `_OLD_NAMES`."""
+    names = {name: name for name in state}
+    for old, new in _OLD_NAMES:
+        names = {name: old.sub(new, now) for name, now in names.items()}
+    return {now: state[name] for name, now in names.items()}
+
+
+def _build(model: str, image_size: int) -> nn.Module:
+    """The architecture with the values that its pretrained weights go with; image_size: the side of their pictures."""
     # Both renormalise inside the network where their weights were ported from TensorFlow, and both draw their initial
     # weights for minutes unless they are told not to.
     ported = model in ("googlenet", "inception_v3")
-    arguments = {"transform_input": True, "init_weights": False, "aux_logits": False} if ported else {}
+    arguments: dict[str, Any] = {"transform_input": True, "init_weights": False, "aux_logits": False} if ported else {}
+    if model.startswith("vit_"):  # whose table of positions has the size of the picture
+        arguments["image_size"] = image_size
     with torch.random.fork_rng(devices=[]):
         network: nn.Module = models.get_model(model, weights=None, **arguments)
     return network

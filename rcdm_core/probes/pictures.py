@@ -265,12 +265,12 @@ def choose(images: Sequence[Any], data: ImageSource | None, models: Sequence[RCD
 def _told_apart(pictures: list[Picture]) -> list[Picture]:
     """Files that are called alike get the folders in front in which they differ."""
     pictures = [*pictures]
-    for name, places in clashes([picture.name for picture in pictures]).items():
+    for places in clashes([picture.name for picture in pictures]):
         paths = [pictures[place].path for place in places]
         folders = differing([path.absolute().parts for path in paths if path is not None])
         if len(folders) == len(places):
             for place, different in zip(places, folders, strict=True):
-                pictures[place] = replace(pictures[place], name="/".join([*different, name]))
+                pictures[place] = replace(pictures[place], name="/".join([*different, pictures[place].name]))
     return pictures
 
 

@@ -31,6 +31,7 @@ from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import reading
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
+from rcdm_core.registry import find_provider
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -50,6 +51,8 @@ def check(params: Mapping[str, Any]) -> None:
     drawn = params["drawing"] == UNCONDITIONAL
     only_with(params, PROBE.parameters, [*PARAMETERS], reads=drawn, remedy=f"--drawing {UNCONDITIONAL}")
     only_with(params, PROBE.parameters, ["space_weights"], reads=bool(params["space"]), remedy="--space NAME")
+    if params["space"]:  # a name that is misspelt is found before anything is drawn
+        find_provider(params["space"])
 
 
 def run(context: Context) -> Result:

@@ -60,7 +60,7 @@ class TrainConfig:
     minutes: float | None = None        # of training in all, the time before a resume included
     # optimisation
     batch_size: int | None = None       # pictures a step
-    accumulate: int = 1                 # parts that a step's pictures are split into, when memory is short
+    accumulate: int | None = None       # parts that a step's pictures are split into, when memory is short; None: 1
     optimizer: str | None = None        # adamw, or muon: Muon for the matrices of the blocks, AdamW for the others
     lr: float | None = None
     h_lr: float | None = None           # learning rate of the layers that read h, as a share of lr
@@ -69,12 +69,12 @@ class TrainConfig:
     weight_decay: float | None = None
     clip: float | None = None           # largest norm of the gradient; 0: none
     ema: float | None = None            # decay of the averaged weights, which are the ones that are kept
-    precision: str = "auto"             # float32, bf16, or auto: bf16 where the hardware has it
+    precision: str | None = None        # float32, bf16, or auto, as is None: bf16 where the hardware has it
     # the run
     seed: int = 0
     device: str = "auto"
     save_every: int = 500               # steps; at most so many are lost when the run is killed
-    preview_every: int | None = None    # steps; None: at every save; 0: never
+    preview_every: int | None = None    # steps, at the next save, and at the end; None: at every save; 0: never
     resume: bool = False
     cache: str | Path | None = None     # folder of representations and pixels; None: RCDM_CACHE or ~/.cache/rcdm
     pixel_cache_limit: int = 4 * 2**30  # bytes; larger sets are decoded again in every epoch
@@ -113,6 +113,11 @@ class TrainConfig:
         """Whether nobody knows beforehand how many steps there will be."""
         return self.steps is None and self.minutes is not None
 
+    @property
+    def precision_or_auto(self) -> str:
+        """None is kept apart from auto only to see whether a run that resumes another was asked for it."""
+        return self.precision or "auto"
+
     def complete(self, earlier: Mapping[str, Any] | None = None) -> TrainConfig:
         """With a number of steps where no end was given, and paths that hold in every working directory.
 
@@ -149,7 +154,7 @@ class TrainConfig:
             for name in ("batch_size", "optimizer", "lr", "h_lr", "warmup", "weight_decay", "clip", "standardise")
             if getattr(self, name) is not None
         }
-        recipe = replace(Recipe.of(preset), lr_schedule=schedule, accumulate=self.accumulate, **own)
+        recipe = replace(Recipe.of(preset), lr_schedule=schedule, accumulate=self.accumulate or 1, **own)
         recipe = recipe if self.ema is None else replace(recipe, ema=self.ema)
         _require(
             recipe.batch_size % recipe.accumulate == 0,
@@ -160,6 +165,7 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = asdict(self)
+        values["precision"] = self.precision_or_auto
         values["provider_options"] = {
             name: list(value) if isinstance(value, tuple) else value for name, value in self.provider_options.items()
         }

@@ -67,8 +67,9 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
 def _train(config: TrainConfig, device: torch.device, reporter: Reporter) -> Path:
     """`train` in a folder that is this process's alone."""
     asked, config = config, completed(config)
-    size, images = int(PRESETS[config.preset].unet["image_size"]), config.recipe().batch_size
-    what = f"A step of --batch-size {images} and --accumulate {config.accumulate}"
+    size, recipe = int(PRESETS[config.preset].unet["image_size"]), config.recipe()
+    images = recipe.batch_size
+    what = f"A step of --batch-size {images} and --accumulate {recipe.accumulate}"
     remedy = "give a smaller --batch-size, or split it into more parts with --accumulate"
     # Pictures and noise; how much the network takes shows when it runs.
     require_memory(2 * images * 3 * size**2 * 4, what, remedy)
@@ -97,7 +98,7 @@ class Trainer:
     ) -> None:
         self.config, self.setup, self.device, self.reader, self.reporter = config, setup, device, reader, reporter
         self.recipe = config.recipe()
-        self.precision = resolve_precision(config.precision, device)
+        self.precision = resolve_precision(config.precision_or_auto, device)
         preset = PRESETS[config.preset]
         self.diffusion = Diffusion(preset.diffusion)
         torch.manual_seed(randomness.torch_seed(config.seed, "weights"))
@@ -323,7 +324,8 @@ class Trainer:
         self._last_save = self.counters.step
         model = self._save_bundle()
         every = self.config.preview_every
-        due = every is None or (every > 0 and self.counters.step - self._last_preview >= every)
+        since = self.counters.step - self._last_preview
+        due = every is None or (every > 0 and (since >= every or self._finished()))
         if preview and due:
             self._preview(model)
             self._last_preview = self.counters.step
@@ -386,7 +388,7 @@ class Trainer:
         h = torch.from_numpy(self.setup.dataset.h[rows][:, 0])
         try:
             samples = model.sample(
-                h, PREVIEW_SAMPLES, seed=self.config.seed, steps=PREVIEW_STEPS, precision=self.config.precision
+                h, PREVIEW_SAMPLES, seed=self.config.seed, steps=PREVIEW_STEPS, precision=self.config.precision_or_auto
             )
         except SampleNotFinite:  # a picture to look at is no reason to end a training
             self.reporter.log(f"No preview after step {self.counters.step}: it has samples that are not finite.")

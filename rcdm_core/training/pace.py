@@ -26,7 +26,7 @@ def seconds_a_step(config: TrainConfig, unet: UNetConfig) -> float:
     """
     keep_freed_memory()
     device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
+    precision = resolve_precision(config.precision_or_auto, device)
     recipe = config.recipe()
     B, S = recipe.batch_size, unet.image_size
     durations: list[float] = []

@@ -79,10 +79,11 @@ def claimed(config: TrainConfig) -> Iterator[None]:
 
 def refuse_place(config: TrainConfig, run: Path) -> None:
     """Raises RCDMError for a run among its own pictures, or a new one whose folder of them is not there."""
-    if not is_shapes(config.data):
+    data = config.complete().data
+    if not is_shapes(data):
         if not run.exists():  # that it goes on with other arguments is said before what is wrong with these
-            require_folder(Path(str(config.data)))
-        refuse_among_pictures(run, sets=[{"kind": "folder", "path": str(config.data)}])
+            require_folder(Path(str(data)))
+        refuse_among_pictures(run, sets=[{"kind": "folder", "path": str(data)}])
 
 
 def set_up(config: TrainConfig, device: torch.device, reporter: Reporter) -> Setup:
