@@ -201,6 +201,11 @@ def trying(path: Path | str) -> Iterator[None]:
         reload()
 
 
+def tried() -> list[Path]:
+    """The plugins that take part without being installed: files and folders of packages."""
+    return [Path(text) for text in os.environ.get(TRY, "").split(os.pathsep) if text]
+
+
 def _package_in(path: Path) -> Path:
     """The file or package folder to import. Raises RCDMError where there is none."""
     if path.is_file() and path.suffix == ".py":
@@ -257,13 +262,13 @@ def _registry() -> _Registry:
     manager.add_hookspecs(RepresentationProvider)
     registry = _Registry(manager)
     disabled = _disabled()
-    tried = {_module_name(path): path for path in map(Path, filter(None, os.environ.get(TRY, "").split(os.pathsep)))}
+    trials = {_module_name(path): path for path in tried()}
     # Reversed, because pluggy calls the last registered first: resolving then goes by the alphabet.
     for entry_point in sorted(
         importlib.metadata.entry_points(group=PROJECT), key=lambda point: (point.name, point.value), reverse=True
     ):
-        _register(registry, entry_point, disabled, tried)
-    for path in tried.values():
+        _register(registry, entry_point, disabled, trials)
+    for path in trials.values():
         registry.reports[_tried_name(path)] = PluginReport(path.stem, str(path), NOT_INSTALLED)
         _load(registry, _tried_name(path), functools.partial(_import_tried, path))
     _collect_providers(registry)

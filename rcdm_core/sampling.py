@@ -62,7 +62,8 @@ def sample_images(
     pictures: list[Picture | None] = [None]
     notes: list[str] = []
     if model.h_dim:
-        chosen = choose(images, None if images else default_data(model), [model], count=DEFAULT_PICTURES)
+        own = None if images else default_data(model)
+        chosen = choose(images, own, [model], count=DEFAULT_PICTURES, options=["--image"])
         pictures = list(chosen)
         notes = [*chosen.notes, *chosen.training_notes([model.name], [model])]
         if model.representations is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -137,6 +139,21 @@ def test_a_result_stays_only_where_nothing_it_depends_on_has_changed(monkeypatch
     monkeypatch.setattr(fidelity, "find_weights", lambda choice: Path("inception.pth"))
     assert key("variance") == before["variance"] and key("quality") != before["quality"]
     assert {"scipy", "scikit-learn", "torch-fidelity"} <= set(versions())
+
+
+def test_a_plugins_probe_runs_again_after_it_was_edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "edited").mkdir()
+    for name, part in (("__init__", "from edited.work import run\n"), ("work", "def run(context):\n    return 1\n")):
+        (tmp_path / "edited" / f"{name}.py").write_text(part)
+    run = importlib.import_module("edited").run
+    before = everything._code_of(run)
+    assert before == everything._code_of(run) != everything._code_of(PROBES["variance"].run)
+    (tmp_path / "edited" / "work.py").write_text("def run(context):\n    return 2\n")
+    assert everything._code_of(run) not in (before, None)
+    assert everything._code_of(print) is None
+    for name in ("edited", "edited.work"):
+        del sys.modules[name]
 
 
 def test_a_file_that_an_option_names_can_change(tmp_path: Path) -> None:

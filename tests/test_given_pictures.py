@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from exact_rcdm import ExactRCDM
+from fake_rcdm import FakeRCDM
 from PIL import Image
 
 import rcdm_core
+from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.opening import few
-from rcdm_core.probes.pictures import Pictures, choose
+from rcdm_core.probes.pictures import Pictures, choose, held_out
 
+DATA = Shapes(5, seed=1)
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "gray": (120, 120, 120)}
 
 
@@ -59,6 +62,26 @@ def test_a_probe_tells_files_apart_that_are_called_alike(tmp_path: Path) -> None
     stored = json.loads((tmp_path / "out" / "result.json").read_text())
     assert stored["command"].count(f"/x.png --image {tmp_path}/two") == 1
     assert len({record["content_id"] for record in stored["images"]}) == 2
+
+
+@pytest.mark.parametrize(("fit", "told"), [("crop", True), ("pad", False)])
+def test_a_long_picture_is_small_where_a_square_is_cut_from_it(fit: str, told: bool, tmp_path: Path) -> None:
+    """The encoder takes 64 pixels, and padded this one has them."""
+    Image.new("RGB", (64, 9)).save(tmp_path / "banner.png")
+    notes = given(tmp_path / "banner.png").size_note([FakeRCDM("x", fit=fit)])
+    assert bool(notes) == told and all("banner.png (64 × 9)" in note for note in notes)
+
+
+def test_remedies_are_options_of_the_command(tmp_path: Path) -> None:
+    with pytest.raises(RCDMError, match=r"give some with --image or --data\."):
+        choose([], None, [ExactRCDM()], count=1)
+    with pytest.raises(RCDMError, match=r"give some with --image\."):
+        choose([], None, [ExactRCDM()], count=1, options=["--image"])
+    trained = [ExactRCDM(trained=DATA.ids)]
+    with pytest.raises(RCDMError, match=r"was trained on; give others with --image\."):
+        choose([], DATA, trained, count=1, options=["--image"])
+    with pytest.raises(RCDMError, match=r"was trained on; give others with --data\."):
+        held_out(DATA, trained, count=1)
 
 
 @pytest.mark.parametrize("name", ["X.PNG", "X.JPEG", "x.WebP"])

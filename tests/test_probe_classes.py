@@ -18,6 +18,8 @@ from rcdm_core.data.folder import ImageFolder
 from rcdm_core.data.shapes import POSITIONS, SHAPES, Factors, Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Result
+from rcdm_core.probes.classifying import Classifier, Divided, accuracy
+from rcdm_core.probes.pictures import Pictures
 
 DATA = Shapes(200, seed=5)
 TRAINED = sorted(DATA.ids)[:120]
@@ -90,6 +92,15 @@ def test_the_output_of_linear_probe(linear: Result) -> None:
     assert set(stored["images"][0]["models"]["shapes-no-color"]["samples"]) <= set(SHAPES)
     page = (linear.out / "report.html").read_text()
     assert 'class="framed"' in page and "Accuracy by class" in page and "the most frequent class" in page
+
+
+def test_chance_is_the_most_frequent_class_of_what_is_tested() -> None:
+    """The pictures fitted on are as many of each class, where there are enough."""
+    test = np.array([0, 1, 1, 1])
+    divided = Divided(["cat", "dog"], [], np.array([0, 1, 0, 1]), Pictures([]), test)
+    told = Classifier([], np.zeros(4, np.int64), np.zeros((4, 1)), test, np.ones(4))
+    found = accuracy(told, divided)
+    assert found["majority_class"] == "dog" and found["chance"]["value"] == 0.75 and found["accuracy"]["value"] == 1
 
 
 def test_cross_validation(tmp_path: Path) -> None:
@@ -340,6 +351,17 @@ def test_pictures_that_are_given(tmp_path: Path) -> None:
         assert any(words in note for note in found.notes), words
     assert all(record["class"] != "star" for record in found.images)
     assert found.aggregates["shapes-no-color"]["steps"][0]["flipped"]["n"] <= 4
+
+
+def test_given_pictures_of_the_target_are_left_out(tmp_path: Path) -> None:
+    """More of them than pictures are left to attack."""
+    data = {name: [i for i in range(90) if DATA.label_names[DATA.labels[i]] == name] for name in SHAPES}
+    folder = write(tmp_path / "data", data)
+    stars = sorted((folder / "star").iterdir())[:8]
+    few = {"test": 5, "samples": 1, "count": 1, "epsilons": [0.1], "target": "star", "data": folder}
+    found = run("adversarial", [ExactRCDM("shapes-no-color")], tmp_path / "out", images=stars, **few)
+    assert found.images and all(record["class"] != "star" for record in found.images)
+    assert all("samples" in record["models"]["shapes-no-color"] for record in found.images)
 
 
 @pytest.mark.parametrize("target", ["least", "away"])

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from cli_runner import error_of
 from fake_rcdm import FakeRCDM
 from PIL import Image
 
 import rcdm_core
+from rcdm_cli.probe import parameter_option
+from rcdm_core import registry
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes import PROBES
+from rcdm_core.probes.base import Context
+from rcdm_core.progress import Reporter
+from rcdm_core.provider import Option
+
+SWITCHES = {f"--{no}{name}" for name in ("deep", "fast", "same") for no in ("", "no-")}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +33,7 @@ from rcdm_core.probes import PROBES
         ("variance", {"top": -1.0}, "top is -1, but expected a variance above 0"),
         ("interpolation", {"path": "around"}, "There is no path 'around'"),
         ("quality", {"space_weights": "nosuch.pth"}, "--space-weights is for --space NAME"),
+        ("quality", {"space": "resnet50"}, "no provider 'resnet50'"),
         ("quality", {"std": 0.5}, "--std is for --drawing unconditional"),
         ("quality", {"source": "nowhere", "drawing": "unconditional"}, "source is 'nowhere'"),
         ("unconditional", {"std": -1.0}, "std is -1"),
@@ -64,6 +74,23 @@ def test_what_is_read_only_without_pictures_is_checked_only_there(tmp_path: Path
 def test_the_command_ends_with_2(tmp_path: Path) -> None:
     sentence = error_of("probe", "quality", "--model", "nowhere", "--space-weights", "nosuch.pth")
     assert "--space-weights is for --space NAME" in sentence
+
+
+def test_the_command_that_repeats_a_run_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with a plugin that is only tried, and with switches."""
+    monkeypatch.setenv(registry.TRY, str(tmp_path / "round_trip.py"))
+    switches = {"deep": Option(bool, False, "x"), "fast": Option(bool, True, "x"), "same": Option(bool, True, "x")}
+    probe = dataclasses.replace(PROBES["samples"], name="round-trip", parameters=switches, least={}, unless_given=())
+    context = Context(
+        **{"probe": probe, "models": [FakeRCDM("m")], "names": ["m"], "images": [], "data": None, "out": Path("out")},
+        **{"seed": 0, "precision": "auto", "sampler": "ddim", "steps": 2, "progress": Reporter()},
+        params={"deep": True, "fast": False, "same": True},
+    )
+    told = shlex.split(context.command())
+    assert told[:5] == ["rcdm", "probe", "round-trip", "--plugin", str(tmp_path / "round_trip.py")]
+    options = [parameter_option(name, option) for name, option in switches.items()]
+    parsed = click.Command("x", params=options).make_context("x", [word for word in told if word in SWITCHES])
+    assert parsed.params == {"deep": True, "fast": False, "same": None} and "--same" not in told
 
 
 def test_a_declaration_that_contradicts_itself() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,17 @@ def test_the_output_of_interpolation(interpolation: Result) -> None:
     assert {"interpolation.png", "interpolation-005.png", "report.html"} <= set(stored["files"])
     page = (interpolation.out / "report.html").read_text()
     assert page.count('<svg class="plot"') == 1 and "slope of progress" in page
+
+
+def test_pictures_of_one_h_have_no_way_between_them(tmp_path: Path) -> None:
+    class Blind(FakeRCDM):
+        """Whose encoder tells no picture from another."""
+
+        def encode(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(images), self.h_dim), 0.5)
+
+    run("interpolation", [Blind("blind")], tmp_path, points=3, samples=1, count=2)
+    assert not re.search(r"<small>[^<]*nan", (tmp_path / "report.html").read_text())
 
 
 def test_all_rows_of_a_pair_share_their_noise(interpolation: Result) -> None:

@@ -23,6 +23,7 @@ from rcdm_core.probes.base import Result
 from rcdm_core.probes.pictures import choose, read_arrays
 from rcdm_core.probes.reference import Random
 from rcdm_core.probes.samples import unusual
+from rcdm_core.report import html
 
 DATA = Shapes(60, seed=3)
 TRAINED = sorted(DATA.ids)[:20]
@@ -58,8 +59,10 @@ def test_a_pool_larger_than_the_pictures_whose_pairs_are_the_unit(
 ) -> None:
     """What is unusual is told by all of the pool, whose pairs are only in part the unit of distances."""
     monkeypatch.setattr(reference, "UNIT_PICTURES", 8)
+    monkeypatch.setitem(html._environment().globals, "unit_pictures", 8)
     found = run("samples", [FakeRCDM("exact")], tmp_path, pool=20, samples=1, count=2)
     assert found.aggregates["exact"]["pool"] == 20
+    assert "Random pairs: of 8 held-out pictures" in (tmp_path / "report.html").read_text()
     assert all(0 <= record["models"]["exact"]["unusual"] <= 1 for record in found.images)
 
 
@@ -86,6 +89,16 @@ def test_an_exact_generator_is_near_and_a_deaf_one_is_not(samples: Result) -> No
         assert found[key]["difference"]["value"] == pytest.approx(
             *(exact[part]["value"] - deaf[part]["value"] for part in ["spread" if "spread" in key else "distance"])
         )
+
+
+def test_a_picture_on_the_page_is_called_as_its_column(samples: Result) -> None:
+    """Which is what is read aloud, and stands below it when it is enlarged."""
+    page = (samples.out / "report.html").read_text()
+    rows = [row for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL) if 'class="strip"' in row]
+    for row in rows:
+        strips = re.findall(r'<div class="strip">(.*?)</div>', row, re.DOTALL)
+        assert [re.findall(r'alt="(.*?)"', strip) for strip in strips] == [["exact"] * 3, ["deaf"] * 3]
+    assert len(rows) == 6 * 2
 
 
 def test_units_and_spread_are_those_of_the_pool(samples: Result) -> None:
@@ -273,6 +286,16 @@ def test_without_labels_and_training(tmp_path: Path) -> None:
     found = run("distances", [FakeRCDM("exact")], tmp_path / "out", data=folder, count=2, samples=1)
     assert any("has a label" in note for note in found.notes)
     assert set(found.aggregates["exact"]["relative"]) >= {"random pictures", "dino chain", "samples"}
+
+
+def test_distances_without_a_unit_are_not_written_below_pictures(tmp_path: Path) -> None:
+    """One picture, and no other that random pairs could be made of."""
+    Image.fromarray(DATA.get(0, 70).transpose(1, 2, 0)).save(tmp_path / "x.png")
+    model = FakeRCDM("exact")
+    model.config.data.description = {"path": "nowhere at all"}
+    run("distances", [model], tmp_path / "out", data=None, images=[tmp_path / "x.png"], samples=1)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<small>flip</small>" in page and not re.search(r"<small>[^<]*nan", page)
 
 
 def test_a_class_of_one_held_out_picture_is_said(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ import rcdm_core
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.probes.base import Result
-from rcdm_core.probes.kernel_density import Density, stream
+from rcdm_core.probes.kernel_density import Density, most_compared, stream
 from rcdm_core.probes.neighbours import by_picture
+from rcdm_core.probes.pictures import choose
 from rcdm_core.probes.unconditional import memory
 
 DATA = Shapes(180, seed=9)
@@ -26,12 +27,14 @@ TRAINED = sorted(DATA.ids)[:90]
 
 
 class Memory(FakeRCDM):
-    """Draws the training picture whose h is nearest, with a little noise."""
+    """Draws the picture among those it remembers whose h is nearest, with a little noise."""
+
+    remembered = TRAINED
 
     def sample(
         self, h: torch.Tensor, n: int = 1, *, seed: int, streams: Sequence[str], progress: Any = None, **settings: Any
     ) -> torch.Tensor:
-        places = [DATA.ids.index(content_id) for content_id in TRAINED]
+        places = [DATA.ids.index(content_id) for content_id in self.remembered]
         pictures = DATA.get_batch(places, SIZE).astype(np.float32) / 255
         known = self.encode(torch.from_numpy(DATA.get_batch(places, 64).astype(np.float32) / 255))
         chosen = pictures[torch.cdist(h.double(), known.double()).argmin(dim=1).numpy()][:, None]
@@ -160,7 +163,21 @@ def test_the_density_over_given_data(tmp_path: Path) -> None:
         run([FakeRCDM("x")], tmp_path)
     found = run([FakeRCDM("x")], tmp_path, source="data", training=30, count=10, rows=0)
     assert found.provenance["density"] == {"x": 30} and found.files == ["report.html"]
-    assert {record["models"]["x"]["content_id"] for record in found.images} <= set(sorted(DATA.ids)[:30])
+    # of the data half is compared with what is drawn, and none of that is drawn from
+    pool = choose([], DATA, [FakeRCDM("x")], count=90)
+    near = {record["models"]["x"]["content_id"] for record in found.images}
+    assert near <= set(sorted(set(DATA.ids) - {picture.id for picture in pool})[:30])
+    assert found.aggregates["x"]["pool"] == 90 == most_compared({"source": "data"}, DATA, 500)
+    assert run([FakeRCDM("x")], tmp_path / "all", source="data", training=0, pool=500, count=10, rows=0)
+
+
+def test_a_generator_that_copies_given_data_is_found_to(tmp_path: Path) -> None:
+    """Held-out pictures that were also drawn from were at distance 0 of themselves, and nothing is nearer than that."""
+    copying = Memory("memory")
+    copying.remembered = sorted(set(DATA.ids) - {picture.id for picture in choose([], DATA, [copying], count=90)})
+    found = run([copying], tmp_path, source="data", training=0, pool=90, count=40, rows=0)
+    spaces = found.aggregates["memory"]["spaces"]
+    assert spaces["pixels"]["copy"]["low"] > 0.8 and spaces["pixels"]["near"]["low"] > 0.8
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def run(context: Context) -> Result:
         fitted_on=[p.id for p in divided.fit],
     )
     found = classifiers(context, divided)
-    looked = max(len(given), min(params["count"], len(pictures)))
+    looked = min(len(pictures), max(len(given), params["count"]))  # some of the given ones may be left out
     rows: dict[str, list[GridRow]] = {}
     flips: dict[str, np.ndarray] = {}
     drawn: dict[str, np.ndarray] = {}

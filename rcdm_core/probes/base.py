@@ -313,7 +313,11 @@ class Context:
 
     def command(self) -> str:
         """The command line that repeats this run; pictures that did not come from a file are left out of it."""
+        from rcdm_core.registry import tried
+
         words = ["rcdm", "probe", self.probe.name]
+        for plugin in tried():
+            words += ["--plugin", str(plugin)]
         for model in self.models:
             words += ["--model", str(model.path or model.name)]
         for image in self.images:
@@ -322,12 +326,14 @@ class Context:
         if self.data_text:
             words += ["--data", self.data_text]
         for name, value in self.params.items():
-            declared = self.probe.parameters[name]
+            declared, option = self.probe.parameters[name], name.replace("_", "-")
             if declared.type == "texts":
-                words += [word for text in value for word in (f"--{name.replace('_', '-')}", text)]
+                words += [word for text in value for word in (f"--{option}", text)]
+            elif value != declared.default and declared.type is bool:
+                words.append(f"--{option}" if value else f"--no-{option}")
             elif value != declared.default:
                 text = ",".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
-                words += [f"--{name.replace('_', '-')}", text]
+                words += [f"--{option}", text]
         for option, given in (("--provider", self.provider), ("--weights", self.weights)):
             for text in [given] if isinstance(given, str) else given or ():
                 words += [option, text]

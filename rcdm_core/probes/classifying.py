@@ -204,9 +204,11 @@ def _cross(h: np.ndarray, divided: Divided, seed: int) -> Classifier:
 
 
 def accuracy(classifier: Classifier, divided: Divided) -> dict[str, Any]:
-    """accuracy, and chance: of always naming the class that is most frequent among the pictures fitted on."""
-    learnt = divided.test_labels if divided.folds else divided.fit_labels
-    usual = int(np.bincount(learnt).argmax())
+    """accuracy, and chance: of always naming the class that is most frequent among the pictures tested on.
+
+    Not among those fitted on: of large sets as many of each class are fitted on.
+    """
+    usual = int(np.bincount(divided.test_labels).argmax())
     return {
         "accuracy": share(classifier.predicted == divided.test_labels).as_json(),
         "chance": share(divided.test_labels == usual).as_json(),

@@ -274,8 +274,10 @@ def _rows(looks: list[Look], references: list[Random], picture: np.ndarray) -> l
             shown = [look.shown[kind][: 1 if one_each else None] for kind in kept]
             blocks.append(np.concatenate(shown) if shown else empty)
             values = [look.squares[kind][: len(part)] / unit for kind, part in zip(kept, shown, strict=True)]
-            texts = [f"{value:.2f}" for part in values for value in part]
-            captions.append([f"{kind} {text}" for kind, text in zip(kept, texts, strict=True)] if one_each else texts)
+            numbers = [value for part in values for value in part]
+            texts = [f"{value:.2f}" if np.isfinite(value) else "" for value in numbers]  # where there is a unit
+            named = [f"{kind} {text}".rstrip() for kind, text in zip(kept, texts, strict=True)] if one_each else texts
+            captions.append(named)
         if any(len(block) for block in blocks):
             rows.append(GridRow([label], picture[0] if not rows else None, blocks, [[] for _ in looks], captions))
     return rows

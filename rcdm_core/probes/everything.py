@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import logging
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,7 +205,26 @@ def _key(probe: Probe, params: Mapping[str, Any], settings: Mapping[str, Any]) -
     except RCDMError:  # the probe itself will say it
         return None
     files = {name: _named_files(value) for name, value in params.items()}
-    return _digest({"probe": probe.name, "params": params, "files": files, "depends": depends, **settings})
+    code = _code_of(probe.run)
+    return _digest(
+        {"probe": probe.name, "code": code, "params": params, "files": files, "depends": depends, **settings}
+    )
+
+
+def _code_of(run: Any) -> str | None:
+    """A digest of the source of the package, or the one file, that a probe's `run` is from; None without any.
+
+    A plugin that is being written, and a clone that is brought up to date, change under one version.
+    """
+    module = sys.modules.get(getattr(run, "__module__", "").partition(".")[0])
+    place = getattr(module, "__file__", None)
+    if place is None:
+        return None
+    file = Path(place)
+    digest = hashlib.sha256()
+    for source in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
+        digest.update(str(source.relative_to(file.parent)).encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
 
 
 def _named_files(value: Any) -> list[Any]:

@@ -9,7 +9,7 @@ no two independent cases. Iσ is read as a standard deviation of σ in every dim
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +71,19 @@ def check_density(params: Mapping[str, Any]) -> None:
         raise RCDMError(f"source is {params['source']!r}, but expected {TRAINING} or {DATA}.")
 
 
-def density(context: Context, m: int, data: ImageSource | None) -> Density:
+def most_compared(params: Mapping[str, Any], data: ImageSource | None, count: int) -> int:
+    """How many of `count` held-out pictures what is drawn may be compared with: those of `density`'s `skip`.
+
+    Where the density is over the same pictures, `data`, they are half of these at the most.
+    """
+    return count if data is None or params["source"] == TRAINING else min(count, len(set(data.ids)) // 2)
+
+
+def density(context: Context, m: int, data: ImageSource | None, skip: Collection[str] = ()) -> Density:
     """The density over the h of model m's source.
+
+    skip: ids of pictures that what is drawn is compared with. They are no part of a density over --data: a sample of
+    the h of the very picture would be held against it.
 
     Raises RCDMError for fewer than three pictures of it at hand.
     """
@@ -82,7 +93,7 @@ def density(context: Context, m: int, data: ImageSource | None) -> Density:
         remedy = f"give their folder with --data, or --source {DATA} for the density over what is there"
     else:
         ids = {} if data is None else {content_id: i for i, content_id in enumerate(data.ids)}
-        chosen = sorted(ids)[: params["training"] or None]
+        chosen = sorted(set(ids) - set(skip))[: params["training"] or None]
         found = Pictures([from_source(data, ids[one]) for one in chosen]) if data is not None else Pictures([])
         remedy = "give a larger folder with --data"
     pictures: list[Picture] = []

@@ -128,12 +128,16 @@ class Pictures(Sequence[Picture]):
 
     def size_note(self, models: Sequence[RCDM]) -> list[str]:
         """The note on pictures given that are smaller than what generators or encoders take; of a set, all may be."""
-        side = max((max(model.image_size, model.encoder.image_size) for model in models), default=0)
+        sides = {fit_of(model): 0 for model in models}
+        for model in models:
+            sides[fit_of(model)] = max(sides[fit_of(model)], model.image_size, model.encoder.image_size)
+        side = max(sides.values(), default=0)
         found = []
         for picture in self.items:
             if picture.given:
-                width, height = picture.open().size
-                found += [f"{picture.name} ({width} × {height})"] if min(width, height) < side else []
+                size = picture.open().size
+                square = {"crop": min(size), "pad": max(size)}  # the side of what is left, or of what it is put on
+                found += [f"{picture.name} ({size[0]} × {size[1]})"] * any(square[fit] < sides[fit] for fit in sides)
         if not found:
             return []
         return [
@@ -238,11 +242,18 @@ def squared(picture: Image.Image, fit: str) -> Image.Image:
     return square
 
 
-def choose(images: Sequence[Any], data: ImageSource | None, models: Sequence[RCDM], *, count: int) -> Pictures:
+def choose(
+    images: Sequence[Any],
+    data: ImageSource | None,
+    models: Sequence[RCDM],
+    *,
+    count: int,
+    options: Sequence[str] = ("--image", "--data"),
+) -> Pictures:
     """The pictures that were asked for, or without any the first `count` of `data` that no model was trained on.
 
     The order of pictures from `data` is that of their content ids: neither file names nor the folder's order matter.
-    A picture that is given twice counts once.
+    A picture that is given twice counts once. options: those of the command that pictures can be given with.
 
     Raises RCDMError where there is nothing to look at, and UnreadableImage (with the file's name) for a picture that
     was asked for by name and cannot be read.
@@ -258,8 +269,8 @@ def choose(images: Sequence[Any], data: ImageSource | None, models: Sequence[RCD
             notes.append(f"{again} of the {len(given)} pictures given {same}; each counts once.")
         return Pictures(items, notes)
     if data is None:
-        raise RCDMError("There are no pictures to look at: give some with --image, or a folder with --data.")
-    return held_out(data, models, count=count)
+        raise RCDMError(f"There are no pictures to look at: give some with {' or '.join(options)}.")
+    return held_out(data, models, count=count, options=options)
 
 
 def _told_apart(pictures: list[Picture]) -> list[Picture]:
@@ -274,10 +285,19 @@ def _told_apart(pictures: list[Picture]) -> list[Picture]:
     return pictures
 
 
-def held_out(data: ImageSource, models: Sequence[RCDM], *, count: int, skip: Sequence[str] = ()) -> Pictures:
+def held_out(
+    data: ImageSource,
+    models: Sequence[RCDM],
+    *,
+    count: int,
+    skip: Sequence[str] = (),
+    options: Sequence[str] = ("--data",),
+) -> Pictures:
     """The first `count` pictures of `data`, by content id, that no model was trained on; readable ones, each once.
 
-    skip: ids to pass over. Raises RCDMError when every picture of `data` was trained on.
+    skip: ids to pass over. options: what others can be given with.
+
+    Raises RCDMError when every picture of `data` was trained on.
     """
     items: list[Picture] = []
     seen = set(skip)
@@ -305,10 +325,10 @@ def held_out(data: ImageSource, models: Sequence[RCDM], *, count: int, skip: Seq
         what = "picture cannot be read and is left out:" if count == 1 else many
         notes.append(f"{count} {what} {name} ({reason}).")
     if not items and not skip:
-        where = data.describe()["path"]
+        where, remedy = data.describe()["path"], f"give others with {' or '.join(options)}"
         if trained:
-            raise RCDMError(f"Every picture of {where} was trained on; give others with --data or --image.")
-        raise RCDMError(f"No picture of {where} can be read; give others with --data or --image.")
+            raise RCDMError(f"Every picture of {where} was trained on; {remedy}.")
+        raise RCDMError(f"No picture of {where} can be read; {remedy}.")
     return Pictures(items, notes)
 
 

@@ -25,7 +25,7 @@ from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import BLOCK, draw
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.keeping import Arrays, keep_encoded
-from rcdm_core.probes.kernel_density import PARAMETERS, check_density, density, stream
+from rcdm_core.probes.kernel_density import PARAMETERS, check_density, density, most_compared, stream
 from rcdm_core.probes.opening import check_conditional, data_of, few, only_with
 from rcdm_core.probes.pictures import Pictures, fit_of, held_out, read_arrays
 from rcdm_core.probes.reference import reading
@@ -113,7 +113,10 @@ def run(context: Context) -> Result:
 def _halves(context: Context, data: ImageSource | None) -> tuple[Pictures, Pictures]:
     if data is None:
         raise RCDMError("The pictures of the training are not there any more; give a folder with --data.")
-    found = held_out(data, context.models, count=2 * context.params["count"])
+    params, count = context.params, 2 * context.params["count"]
+    if params["drawing"] == UNCONDITIONAL:
+        count = most_compared(params, data, count)
+    found = held_out(data, context.models, count=count)
     half = len(found) // 2
     if half < 2:
         raise RCDMError(
@@ -148,7 +151,8 @@ def _sets(
     streams = [picture.id for picture in first]
     drawn_h = None
     if context.params["drawing"] == UNCONDITIONAL:
-        drawn_h, _ = density(context, m, data).draw(len(first), seed=context.seed)
+        compared = [picture.id for picture in (*first, *second)]
+        drawn_h, _ = density(context, m, data, compared).draw(len(first), seed=context.seed)
         streams = [stream(k) for k in range(len(first))]
     context.progress.start(len(first), f"{name}: sampling", unit="sample")
     parts: dict[str, list[np.ndarray]] = {key: [] for key in SETS}

@@ -20,7 +20,7 @@ from rcdm_core.metrics.paired import Difference, compare_each, together
 from rcdm_core.metrics.resampled import RESAMPLES, Resampled
 from rcdm_core.probes.base import Context, Probe, Result
 from rcdm_core.probes.drawing import Drawn, blocks, draw, pixels_of
-from rcdm_core.probes.kernel_density import PARAMETERS, Density, check_density, density, stream
+from rcdm_core.probes.kernel_density import PARAMETERS, Density, check_density, density, most_compared, stream
 from rcdm_core.probes.neighbours import (
     LEAST_POOL,
     SPACES,
@@ -57,10 +57,11 @@ def run(context: Context) -> Result:
     what = f"Drawing {params['count']} h, each with its sample,"
     require_memory(params["count"] * each, what, "give a smaller --count")
     data = data_of(context)
-    densities = [density(context, m, data) for m in range(len(context.models))]
-    pool = pool_of(context, data, Pictures([]), params["pool"])
+    pool = pool_of(context, data, Pictures([]), most_compared(params, data, params["pool"]))
     if len(pool) < 2:
         raise RCDMError("There are no two held-out pictures to compare samples with; give some with --data.")
+    compared = [picture.id for picture in pool]
+    densities = [density(context, m, data, compared) for m in range(len(context.models))]
     result = context.begin(
         pool, data, density={n: len(d.h) for n, d in zip(context.names, densities, strict=True)}, drawn=params["count"]
     )
@@ -119,7 +120,7 @@ def run(context: Context) -> Result:
                 fresh,
                 titles=TITLES,
                 picture_title="near",
-                caption=f"{name}: the training picture that h was drawn near to, the sample, and its nearest pictures",
+                caption=f"{name}: the picture that h was drawn near to, the sample, and its nearest pictures",
             )
         rows.append(fresh)
         result.images = records

@@ -18,8 +18,6 @@ def write_report(
     result: Result, context: Context, rows: Sequence[GridRow], classes: int, found: Sequence[Difference]
 ) -> Path:
     """report.html: the answer, the numbers by model and by class, the samples."""
-    from rcdm_core.probes.reference import UNIT_PICTURES
-
     keys = {
         "own": "own mean is nearest",
         "own_real": "of real pictures",
@@ -53,6 +51,4 @@ def write_report(
     caption += "is nearest, and the distance from the mean (in brackets, of real pictures of the class)."
     figure = Figure(rows, ["of the class", *context.names], caption)
     more = [*differences(found, "own mean is nearest", over="classes"), *each]
-    return write_probe_page(
-        result, context, "Class mean", Parts([table], [], [figure], more), classes=classes, unit=UNIT_PICTURES
-    )
+    return write_probe_page(result, context, "Class mean", Parts([table], [], [figure], more), classes=classes)

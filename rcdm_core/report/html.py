@@ -99,6 +99,8 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
 def _environment() -> jinja2.Environment:
     import jinja2
 
+    from rcdm_core.probes.reference import UNIT_PICTURES
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rcdm_core.report"),
         autoescape=True,
@@ -107,5 +109,5 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(data_uri=data_uri, number=number, interval=interval, cell_pictures=cell_pictures)
-    environment.globals["verdicts"] = VERDICTS
+    environment.globals.update(verdicts=VERDICTS, unit_pictures=UNIT_PICTURES)
     return environment
