@@ -22,6 +22,7 @@ import torch
 
 import rcdm_core as rcdm
 from rcdm_core.diffusion import DiffusionConfig
+from rcdm_core.naming import as_folder
 from rcdm_core.presets import PRESETS
 from rcdm_core.probes.encoding import h_of
 from rcdm_core.probes.pictures import default_data, fit_of, held_out, read_arrays
@@ -33,12 +34,15 @@ UNET = dict(PRESETS["tiny-32"].unet)
 # facebookresearch/RCDM's: learning rate 1e-4, no schedule, no clipping, float32.
 REFERENCE = {
     "diffusion": DiffusionConfig(schedule="linear", prediction="epsilon", variance="learned_range"),
-    "unet": {**UNET, "norm_groups": 32, "emb_channels": 0},
+    "unet": {**UNET, "norm_groups": 32, "emb_channels": 0, "resblock_updown": True},
     "betas": (0.9, 0.999),
     "optimizer": "adamw",
     "h_lr": 1.0,
 }
-FIXED = {"precision": "float32", "standardise": False, "lr": 1 / 30, "lr_schedule": "constant", "clip": 0.0}
+FIXED = {
+    **{"precision": "float32", "standardise": False, "lr": 1 / 30, "lr_schedule": "constant", "clip": 0.0},
+    "warmup": 0,
+}
 
 #: name -> (changes of the preset, changes of the run's arguments)
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -70,14 +74,14 @@ ROW = "{:<28} {:>6} {:>7} {:>10} {:>22} {:>22} {:>7}"
 
 
 def held_out_error(model: rcdm.RCDM, count: int) -> float:
-    """Mean squared error of v over `count` held-out pictures, each at eight noise levels."""
+    """Mean squared error of v over `count` held-out pictures, each at eight noise levels that are far apart."""
     pictures = held_out(default_data(model), [model], count=count)
     x0 = torch.from_numpy(read_arrays(pictures, model.image_size, fit_of(model))) * 2 - 1
     h, diffusion = torch.from_numpy(h_of(model, pictures)), model.diffusion
     alpha_bar = torch.from_numpy(diffusion.alpha_bar).float()
     generator, total = torch.Generator().manual_seed(0), 0.0
     levels = (torch.arange(8 * len(x0)) + 0.5) / (8 * len(x0)) * len(diffusion)
-    for t in levels.long().view(len(x0), 8).T:
+    for t in levels.long().view(8, len(x0)):
         x_t = diffusion.q_sample(x0, t, torch.randn(x0.shape, generator=generator))
         with torch.no_grad():
             found = torch.cat(
@@ -109,7 +113,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         steps=arguments.steps // factor,
         batch_size=preset.batch_size * factor,
         lr=lr,
-        out=Path(arguments.out) / name.replace(" ", "-").replace(",", "").replace("'", ""),
+        out=Path(arguments.out) / f"{as_folder(name.replace(',', ''))}-{arguments.steps}",
         save_every=10**6,
         resume=True,
         seed=arguments.seed,
@@ -118,7 +122,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     path = train(config)
     if stopped(config, path):  # by Ctrl-C: what it has so far is no row of the table
         raise KeyboardInterrupt
-    found = path / "faithfulness" / "result.json"
+    found = path / f"faithfulness-{arguments.count}" / "result.json"
     # A probe writes its result before it computes, without figures.
     aggregates = json.loads(found.read_text(encoding="utf-8"))["aggregates"] if found.is_file() else {}
     if not aggregates:

@@ -77,7 +77,7 @@ def _faithfulness(size: int, dim: int) -> dict[str, float]:
         h_dim=dim,
         device="cpu",
         h_by_id=lambda ids, compute: compute(list(range(len(ids)))),
-        encoder=SimpleNamespace(image_size=8, interpolation="bicubic"),
+        encoder=SimpleNamespace(image_size=16, interpolation="bicubic"),  # so that its galleries are two
         config=SimpleNamespace(data=None),
         encode=lambda images: torch.from_numpy(rng.standard_normal((len(images), dim), dtype=np.float32)),
     )

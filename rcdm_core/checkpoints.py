@@ -130,13 +130,13 @@ def _vicreg(path: Path, content: Any) -> Checkpoint | None:
 
 def _converted(path: Path, content: Any) -> Checkpoint | None:
     model = _tensors(_at(content, "model_state_dict"))
-    if model is None:
+    if model is None or not _below(model, "_feature_blocks."):
         return None
     return Checkpoint(path, "VISSL's converted layout", None, _stripped(model, "_feature_blocks."), {})
 
 
 def _flat(path: Path, content: Any) -> Checkpoint | None:
-    for inner in (content, _at(content, "state_dict"), _at(content, "model")):
+    for inner in (content, *(_at(content, key) for key in ("state_dict", "model", "model_state_dict"))):
         tensors = _tensors(inner)
         if tensors:
             names = _unwrapped(tensors)

@@ -135,7 +135,8 @@ def run(
     import rcdm_core
     from rcdm_core.data.shapes import open_data
     from rcdm_core.precision import resolve_device
-    from rcdm_core.training import TrainConfig, stopped, train
+    from rcdm_core.training import TrainConfig, stopped
+    from rcdm_core.training.loop import train_or_stop
 
     reporter = progress or Reporter()
     providers = choose_oracles(oracles)
@@ -162,8 +163,8 @@ def run(
     for number, (provider, config) in enumerate(zip(providers, configs, strict=True), 1):
         reporter.log(f"{number} of 2: training for {provider.name} ({provider.summary}).")
         config = replace(config, steps=steps)
-        path = train(config, progress=reporter)
-        if stopped(config, path):
+        path, asked = train_or_stop(config, reporter)
+        if asked or stopped(config, path):
             raise KeyboardInterrupt
         models.append(rcdm_core.load(path, str(resolve_device(device))))
     reporter.log("Probing what both kept.")

@@ -204,7 +204,7 @@ def build_encoder(
         raise RCDMError(f"device {str(device)!r} cannot be used ({first_line(error)})") from error
     # A module of a plugin's own class need not know its size.
     if not isinstance(getattr(module, "image_size", None), int):
-        module.image_size = provider.image_size  # type: ignore[assignment]
+        module.image_size = provider.image_size or 224  # type: ignore[assignment]
     if getattr(module, "interpolation", None) not in INTERPOLATIONS:
         module.interpolation = DEFAULT_INTERPOLATION  # type: ignore[assignment]
     if not isinstance(getattr(module, "differentiable", None), bool):

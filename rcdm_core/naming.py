@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import re
 from collections.abc import Sequence
 
 # What probes write into a result's aggregates beside the models, whose names are keys there too.
@@ -34,11 +35,16 @@ def shortened(name: str, size: int) -> str:
     return name
 
 
+def as_folder(name: str) -> str:
+    """The name with what does not belong into a folder's replaced."""
+    return re.sub(r"[^\w.+-]+", "-", name)
+
+
 def clashes(names: Sequence[str]) -> list[list[int]]:
-    """The places of each name that occurs more than once. Case makes no difference, as on many disks it makes none."""
+    """The places of each name that occurs more than once, as a folder on a disk that knows no case, as many do not."""
     groups: dict[str, list[int]] = collections.defaultdict(list)
     for index, name in enumerate(names):
-        groups[name.casefold()].append(index)
+        groups[as_folder(name).casefold()].append(index)
     return [members for members in groups.values() if len(members) > 1]
 
 
@@ -46,7 +52,7 @@ def differing(paths: Sequence[tuple[str, ...]]) -> list[list[str]]:
     """Of each path the folders that tell it from the others: not what all begin with, nor, counted from the file, what
     all have in one place."""
     common = 0
-    while len({path[: common + 1] for path in paths}) == 1:
+    while common < min(map(len, paths)) and len({path[: common + 1] for path in paths}) == 1:
         common += 1
     rest = [path[common:] for path in paths]
     return [

@@ -176,7 +176,7 @@ class Provider:
     load        load(*, weights=None, **options) -> nn.Module that maps images [B, 3, H, W] in [0, 1] to h [B, dim];
                 weights is a path, a URL, or None for the provider's own
     dim         the size of h, unless an option that `resizes` is given; None: known once loaded
-    image_size  the side of the square pictures that the encoder takes by default, in pixels
+    image_size  the side of the square pictures that the encoder takes by default, in pixels; None: known once loaded
     kind        backbone, projector, logits, oracle, labels or none
     weights     where its own weights come from; or a function of the options that says so (None: it has none), where
                 that takes an import: it is called when this provider is asked for, never when all are listed
@@ -193,7 +193,7 @@ class Provider:
     summary: str
     load: Callable[..., nn.Module]
     dim: int | None = None
-    image_size: int = 224
+    image_size: int | None = 224
     kind: str = "backbone"
     weights: WeightsInfo | Callable[..., WeightsInfo | None] | None = None
     options: Mapping[str, Option] = field(default_factory=dict, hash=False)
@@ -215,8 +215,8 @@ class Provider:
         least = 0 if self.kind == "none" else 1
         if self.dim is not None and (type(self.dim) is not int or self.dim < least):
             raise ValueError(f"{where}: dim is a whole number of at least {least}, or None, not {self.dim!r}")
-        if type(self.image_size) is not int or self.image_size < 1:
-            raise ValueError(f"{where}: image_size is a whole number of at least 1, not {self.image_size!r}")
+        if self.image_size is not None and (type(self.image_size) is not int or self.image_size < 1):
+            raise ValueError(f"{where}: image_size is a whole number of at least 1 or None, not {self.image_size!r}")
         if self.weights is not None and not isinstance(self.weights, WeightsInfo) and not callable(self.weights):
             raise TypeError(f"{where}: weights is a WeightsInfo, a function or None, not {self.weights!r}")
         if not isinstance(self.options, Mapping):
@@ -236,10 +236,11 @@ class Provider:
     def own_weights(self, options: Mapping[str, Any] | None = None) -> WeightsInfo | None:
         """Where its own weights come from, with these options. Raises RCDMError for a wrong option, and as `load` does
         for a model that is not there."""
+        complete = self.complete_options(options or {})
         if self.weights is None or isinstance(self.weights, WeightsInfo):
             return self.weights
         try:
-            found = self.weights(**self.complete_options(options or {}))
+            found = self.weights(**complete)
         except RCDMError:
             raise
         except Exception as error:

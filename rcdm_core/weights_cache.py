@@ -29,12 +29,12 @@ def known_digest(url: str, info: WeightsInfo) -> str | None:
 
 
 def cache_path(url: str, info: WeightsInfo) -> Path:
-    """Where a URL's file is kept: at torch.hub's own place when its name can stand for it.
+    """Where a URL's file is kept: at torch.hub's own place when its name can stand for it, because a digest is in it.
 
     Other projects' checkpoints share names such as resnet50.pth, so that the rest are kept by their URL.
     """
     folder = _hub_folder() / "checkpoints"
-    if info.own_name or known_digest(url, info):
+    if info.own_name or _DIGEST_IN_NAME.search(file_name(url)):
         return folder / file_name(url)
     return folder / "rcdm" / f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{file_name(url)}"
 

@@ -118,7 +118,7 @@ def test_one_released_file_serves_backbone_and_projector(
             load(name, path)
 
 
-@pytest.mark.parametrize("layout", ["VISSL", "converted", "flat", "supervised", "backbone"])
+@pytest.mark.parametrize("layout", ["VISSL", "converted", "tutorial", "flat", "supervised", "backbone"])
 def test_the_other_layouts_of_a_backbone(
     layout: str, reference: torchvision.models.ResNet, images: Tensor, tmp_path: Path
 ) -> None:
@@ -127,6 +127,7 @@ def test_the_other_layouts_of_a_backbone(
     contents: dict[str, Any] = {
         "VISSL": {"classy_state_dict": {"base_model": {"model": {"trunk": trunk, "heads": {}}}}, "x": foreign_object()},
         "converted": {"model_state_dict": trunk},
+        "tutorial": {"model_state_dict": below(state, "module."), "epoch": 3},
         # DeepCluster-v2: SwAV's names, with several sets of prototypes
         "flat": below(state, "module.")
         | {

@@ -243,7 +243,10 @@ def test_evaluate_is_the_faithfulness_and_the_quality_of_a_model(trained: Path, 
     assert json.loads(result.stdout) == {**found, "quality": good}
     text = rcdm(*run[:-1], "--inception", "no").output
     assert "at rank" in text and "Fréchet distance" in text and str(tmp_path / "quality" / "report.html") in text
-    assert "weights are not at hand" not in text and "missing.pth" in error_of(*run[:-1], "--inception", "missing.pth")
+    assert "weights are not at hand" not in text
+    early = tmp_path / "early"
+    assert "missing.pth" in error_of(*run[:5], "--out", early, "--inception", "missing.pth")
+    assert not early.exists()  # before anything is drawn
 
 
 def test_probe_all_runs_what_can_run_and_goes_on(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,15 @@ def test_what_is_given_reaches_the_function_in_its_type(folder: Path) -> None:
     assert got("enc.py:Net", width=5) == {"width": 5} and got("enc.py:only", second=5) == {"first": 1, "second": 5}
 
 
+def test_whole_numbers_are_a_mean_too(folder: Path) -> None:
+    """As somebody writes them whose network normalises by itself."""
+    function = "def whole(mean=(0, 0, 0), std=(1, 1, 1)):\n    return Says(mean=mean, std=std)\n"
+    (folder / "whole.py").write_text(CODE + function)
+    encoder = load_encoder("custom:whole.py:whole", image_size=16)
+    assert encoder.network.got == {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    assert encoder.mean.flatten().tolist() == [0, 0, 0] and encoder.std.flatten().tolist() == [1, 1, 1]
+
+
 def test_a_parameter_called_as_an_option_of_the_plugin_shares_it(folder: Path) -> None:
     provider = find_provider("custom:enc.py:sized")
     assert set(provider.options) == OWN and provider.options["image_size"].default == provider.image_size == 48

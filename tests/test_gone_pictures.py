@@ -87,6 +87,26 @@ def test_one_of_a_folder_is_left_out_counted_and_listed(name: str, folder: Path,
     assert plain.answer == result.answer and plain.to_json()["images"] == result.to_json()["images"]
 
 
+def test_one_of_the_training_that_is_gone_when_its_turn_comes(folder: Path, tmp_path: Path) -> None:
+    """Its h is known by then; the picture itself is read later, where it is one of the nearest."""
+    data = ImageFolder(folder)
+    trained = sorted(data.ids)[:3]
+    victim = data.path(data.ids.index(trained[1]))
+
+    class WhenSampling(Then):
+        def start(self, total: float | None, description: str, unit: str = "it", done: float = 0) -> None:
+            if description == "sampling":
+                super().start(total, description)
+
+    progress = WhenSampling(victim.unlink)
+    model = ExactRCDM("shapes-no-color", trained=trained)
+    settings: dict[str, Any] = {"models": [model], "data": folder, "count": 2, "samples": 3, "pool": 6}
+    found = rcdm_core.run_probe("distances", out=tmp_path / "out", progress=progress, **settings)
+    assert progress.do is None and not victim.exists()
+    assert any(str(victim.relative_to(folder)) in note and "left out" in note for note in found.notes)
+    assert found.aggregates[model.name]["searched"] == 2
+
+
 def test_one_of_a_folder_given_by_image(folder: Path, tmp_path: Path) -> None:
     victim = chosen(folder, 2)
     result = run("samples", tmp_path / "out", Then(victim.unlink), images=[folder], samples=1, pool=0)

@@ -17,6 +17,7 @@ from plugin_on_path import write_plugin
 from torchvision import models
 
 import rcdm_core
+from rcdm_cli.providers import _weights_in_a_word
 from rcdm_core import Provider, RCDMError, TrainConfig, WeightsInfo, find_provider, registry, train
 from rcdm_core.weights import is_own, resolve_weights
 from rcdm_core.weights_cache import at_hand, cache_path, known_digest
@@ -79,7 +80,23 @@ def test_show_tells_the_licence() -> None:
     assert shown.exit_code == 0 and f"licence     {SWAG}\n" in shown.output, shown.output
     entry = json.loads(rcdm("providers", "show", "timm:vit_base_patch16_224.mae", "--json").output)
     assert entry["weights"]["licence"] == "cc-by-nc-4.0"
-    assert "no option 'size'" in error_of("providers", "show", "timm:resnet18", "--provider-option", "size=3")
+    for name in ("timm:resnet18", "dino-vitb16"):
+        assert "no option 'size'" in error_of("providers", "show", name, "--provider-option", "size=3")
+
+
+def test_show_tells_no_image_size_before_it_is_known() -> None:
+    """Many of timm's and torchvision's models take another one than 224 pixels."""
+    sizes = {"timm:vit_base_patch14_dinov2.lvd142m": None, "torchvision:inception_v3": None, "dino-vitb16": 224}
+    for name, size in sizes.items():
+        assert json.loads(rcdm("providers", "show", name, "--json").output)["image_size"] == size
+        assert ("image size" in rcdm("providers", "show", name).output) == (size is not None)
+
+
+def test_weights_without_an_address_are_not_to_be_fetched() -> None:
+    def word(info: WeightsInfo) -> str:
+        return _weights_in_a_word(Provider("x", "", len, weights=info))  # type: ignore[arg-type]
+
+    assert word(WeightsInfo(licence="MIT")) == "" and word(WeightsInfo(url="https://example.org/a.pth")) == "to fetch"
 
 
 def test_what_a_function_says_is_checked() -> None:

@@ -45,6 +45,15 @@ def test_lines_below_zero_are_on_the_axes_with_their_bands(tmp_path: Path, figur
     assert [len(lines) for lines in levels] == [0, 1, 1]  # zero is marked where it is not the axis
 
 
+def test_words_of_a_plot_have_the_colour_of_the_page(tmp_path: Path) -> None:
+    """Which is white on a dark one: what is left in black cannot be read there."""
+    line = Line("a", [0, 1], [estimate(0.2, 0.1, 0.3), estimate(0.4, 0.3, 0.5)])
+    svg = plot_lines(tmp_path / "a.png", {"one": [line], "two": [line]}, x_label="x", y_label="y")
+    words = re.findall(r"<text[^>]*>", svg)
+    assert len(words) > 10 and all("fill: currentColor" in word for word in words)
+    assert re.search(r"<text[^>]*>two</text>", svg)
+
+
 def test_crowded_lines_have_their_intervals_beside_each_other(tmp_path: Path, figures: list[Figure]) -> None:
     x = [0, 0.005, 0.1]
     lines = [Line(name, x, [estimate(v, v - 0.1, v + 0.1) for v in (0.2, 0.3, 0.4)]) for name in "ab"]

@@ -99,6 +99,19 @@ def test_a_file_that_changed_is_read_again(folder: Path) -> None:
     torch.testing.assert_close(second(GREY), 10 * first(GREY))
 
 
+def test_each_file_has_the_helpers_beside_it(folder: Path) -> None:
+    """Of the same name as those of another file, and as they are now."""
+    (folder / "other").mkdir()
+    (folder / "other" / "enc.py").write_text(CODE)
+    (folder / "other" / "beside.py").write_text("SCALE = 3.0\n")
+    first = load_encoder("custom:enc.py:plain", image_size=16)
+    second = load_encoder("custom:other/enc.py:plain", image_size=16)
+    torch.testing.assert_close(second(GREY), first(GREY) * 1.5)
+    torch.testing.assert_close(load_encoder("custom:enc.py:plain", image_size=16)(GREY), first(GREY))
+    (folder / "beside.py").write_text("SCALE = 20.00\n")
+    torch.testing.assert_close(load_encoder("custom:enc.py:plain", image_size=16)(GREY), first(GREY) * 10)
+
+
 def test_a_function_in_a_package_is_an_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = folder / "rcdm_test_package"
     package.mkdir()

@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import timm
 import torch
+from rcdm_plugin_timm._network import _classifiers, _create
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import transforms
@@ -105,6 +106,24 @@ def test_timms_weights_come_from_the_hubs_cache(monkeypatch: pytest.MonkeyPatch,
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(RCDMError, match=r"model\.safetensors cannot be used as the weights of timm:resnet10t"):
         load("timm:resnet10t")
+
+
+@pytest.mark.parametrize(("file", "googles"), [("model.safetensors", False), ("augreg.npz", True)])
+def test_a_file_is_read_in_the_format_that_it_has(file: str, googles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm's table says custom_load of weights whose address is one of Google's own format."""
+    seen: list[Any] = []
+    monkeypatch.setattr(timm, "create_model", lambda *_, **arguments: seen.append(arguments))
+    _create("timm:vit_tiny_patch16_224", "vit_tiny_patch16_224", None, file)
+    assert timm.get_pretrained_cfg("vit_tiny_patch16_224").custom_load
+    assert seen[-1]["pretrained_cfg_overlay"] == {"file": file, "custom_load": googles}
+
+
+@pytest.mark.parametrize("model", ["resnet10t", "caformer_s18", "convformer_s18", "levit_128s", "repvit_m1"])
+def test_all_of_a_classifier_is_left_out_and_nothing_else(model: str) -> None:
+    with torch.device("meta"):
+        whole, network = timm.create_model(model), timm.create_model(model, num_classes=0)
+    left = {name for name in whole.state_dict() if not name.startswith(tuple(_classifiers(network)))}
+    assert left == set(network.state_dict()) < set(whole.state_dict())
 
 
 def test_files_are_resized_as_timm_resizes_them(tmp_path: Path) -> None:

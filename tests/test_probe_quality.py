@@ -153,6 +153,17 @@ def test_every_measure_is_compared_between_models(tmp_path: Path, monkeypatch: p
     assert "Models against each other" in page and "exact, KID less gray, KID" in page
 
 
+def test_models_of_another_size_or_fit_are_not_compared(tmp_path: Path) -> None:
+    """The real pictures that their samples are held against are others."""
+    models = [ExactRCDM("shapes-all", name=name) for name in ("one", "two", "padded")]
+    models[2].config.data.fit = "pad"
+    found = run(models, tmp_path, count=20, space="shapes-all", shown=0)
+    assert {(d["first"], d["second"]) for d in found.aggregates["differences"]} == {
+        ("one, Fréchet distance", "two, Fréchet distance")
+    }
+    assert any("different image sizes or fits" in note for note in found.notes)
+
+
 def test_measures_are_torch_fidelitys() -> None:
     rng = np.random.default_rng(0)
     n, dim = 60, 16

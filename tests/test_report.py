@@ -15,8 +15,9 @@ from PIL import Image
 import rcdm_core
 from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
-from rcdm_core.report.grid import GridRow, cell_side, draw_grid, strip
+from rcdm_core.report.grid import GridRow, ShownRows, cell_side, draw_grid, strip
 from rcdm_core.report.html import data_uri, interval, number
+from rcdm_core.report.page import Figure
 
 
 class Reader(HTMLParser):
@@ -121,6 +122,15 @@ def test_grid(tmp_path: Path) -> None:
     assert (pixels == (255, 0, 0)).all(1).sum() == 2 * 96**2 and (pixels == (0, 0, 255)).all(1).sum() == 6 * 96**2
     with pytest.raises(RCDMError, match="nowhere"):
         draw_grid(tmp_path / "nowhere" / "grid.png", rows, titles=["model"])
+
+
+def test_rows_of_a_page_are_counted_where_they_are_not_held() -> None:
+    row = GridRow(["a"], None, [np.zeros((1, 3, 8, 8), np.float32)], [[]])
+    rows = ShownRows()
+    for _ in range(16):
+        rows.take([row] * 7)
+    assert (len(rows), rows.total) == (28, 112)  # whole pieces
+    assert Figure(rows, ["x"]).total == 112 and Figure([row], ["x"]).total == 1
 
 
 def test_strip() -> None:

@@ -89,6 +89,8 @@ def test_a_pattern_is_expanded_in_natural_order(tmp_path: Path, monkeypatch: pyt
         (["x/last.pth", "x/y/last.pth"], ["last", "y-last"]),
         (["x/net.pth", "x/net.pt"], ["net.pth", "net.pt"]),
         (["a-b/c/net.pth", "a/b-c/net.pth"], ["a-b-c-net.pth", "a-b-c-net.pth-2"]),
+        (["x/epoch 1.pth", "x/epoch-1.pth"], ["epoch 1.pth", "epoch-1.pth-2"]),  # runs/PROVIDER-epoch-1 of both
+        (["https://h/uc?id=A", "https://h/uc?id=B"], ["uc", "uc-2"]),
         (["https://h/simclr/final.torch", "https://h/moco/final.torch?x=1"], ["simclr-final", "moco-final"]),
     ],
 )
@@ -171,22 +173,31 @@ def test_one_that_fails_does_not_stop_the_others(arguments: Make, checkpoints: P
     assert recorder.updates == 2  # of the one that had failed
 
 
-def test_ctrl_c_ends_the_series_and_says_what_is_left(arguments: Make, checkpoints: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pressed", "steps", "left"),
+    [
+        (4, [3, 1], "ckpt_10"),  # in the first step of the second model
+        (3, [3], "ckpt_2, net.py-build-ckpt_10"),  # in the last one of the first, which is finished all the same
+    ],
+)
+def test_ctrl_c_ends_the_series_and_says_what_is_left(
+    pressed: int, steps: list[int], left: str, arguments: Make, checkpoints: Path, tmp_path: Path
+) -> None:
     base = arguments(provider=f"custom:{tmp_path}/net.py:build", steps=3, out=tmp_path / "runs", resume=True)
     configs = each_checkpoint(base, [f"{checkpoints}/*.pth"])
 
     def interrupt(updates: int) -> None:
-        if updates == 4:  # the first step of the second model
+        if updates == pressed:
             import signal
 
             signal.raise_signal(signal.SIGINT)
 
     recorder = Recorder(interrupt)
     paths = train_each(configs, recorder)
-    assert [json.loads((path / "config.json").read_text())["step"] for path in paths] == [3, 1]
-    assert f"Not begun: net.py-build-ckpt_10; trained so far: {paths[0]}; the same command" in recorder.lines[-1]
+    assert [json.loads((path / "config.json").read_text())["step"] for path in paths] == steps
+    assert f"Not begun: net.py-build-{left}; trained so far: {paths[0]}; the same command" in recorder.lines[-1]
     recorder = Recorder()
-    assert len(train_each(configs, recorder)) == 3 and recorder.updates == 2 + 3
+    assert len(train_each(configs, recorder)) == 3 and recorder.updates == 9 - sum(steps)
 
 
 def test_a_missing_file_is_found_before_the_first_training(arguments: Make, checkpoints: Path) -> None:

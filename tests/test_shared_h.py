@@ -103,6 +103,17 @@ def test_a_cache_that_may_not_be_entered_is_not_there(
     assert look(run, tmp_path / "images").shape == (40, 5) and encoded == [32, 8]
 
 
+def test_copies_that_were_trained_on_are_no_change(arguments: Make, tmp_path: Path) -> None:
+    data = write_images(tmp_path / "copied", 20)
+    for name in ("000", "001", "002"):
+        (data / f"copy-{name}.png").write_bytes((data / f"{name}.png").read_bytes())
+    run = train(arguments(data=str(data), keep_duplicates=True, steps=1, conditioning="embedding"))
+    settings: dict[str, Any] = {"models": [run], "samples": 1, "steps": 1, "count": 1, "pool": 2, "out": tmp_path / "a"}
+    for given in (None, data):
+        notes = rcdm.run_probe("samples", data=given, **settings).notes
+        assert not any("is not what it was" in note for note in notes)
+
+
 def test_a_folder_that_has_changed_since_is_told(arguments: Make, tmp_path: Path) -> None:
     run, images = train(arguments(held_out=8)), tmp_path / "images"
     settings: dict[str, Any] = {"models": [run], "data": images, "samples": 1, "steps": 1, "count": 2}

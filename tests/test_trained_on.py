@@ -110,7 +110,7 @@ def test_numbers_are_those_of_the_held_out_pictures_alone(name: str, tmp_path: P
     assert not any("training pictures" in sentence for sentence in both.answer)
 
 
-@pytest.mark.parametrize("name", ["arithmetic", "interpolation", "invariance", "samples", "variance"])
+@pytest.mark.parametrize("name", ["arithmetic", "faithfulness", "interpolation", "invariance", "samples", "variance"])
 def test_where_all_were_trained_on_the_numbers_stay_and_the_answer_says_so(
     name: str, tmp_path: Path, files: list[Path]
 ) -> None:

@@ -61,6 +61,13 @@ def test_a_run_leaves_a_bundle_a_log_and_a_preview(arguments: Make, tmp_path: Pa
     assert sorted(file.name for file in (run / "training").iterdir()) == ["latest", "lock", "state-00000023"]
 
 
+def test_a_relative_cache_is_found_from_everywhere(
+    arguments: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert arguments(cache="somewhere").complete().cache == str(tmp_path / "somewhere")
+
+
 @pytest.mark.parametrize(("every", "drawn"), [(None, [2, 4, 5]), (3, [4, 5]), (100, [5]), (0, [])])
 def test_previews_are_drawn_at_the_next_save_and_at_the_end(
     every: int | None, drawn: list[int], arguments: Make, monkeypatch: pytest.MonkeyPatch

@@ -227,6 +227,14 @@ def test_files_with_one_name_are_kept_apart_by_their_url(server: Server, checkpo
     assert (first.read_bytes(), second.read_bytes()) == (b"one", b"two")
 
 
+def test_a_declared_digest_does_not_make_a_name_its_own(checkpoints: Path) -> None:
+    """torch.hub may have another project's file of that name, and two plugins may share one."""
+    url, digest = "https://example.org/v1/resnet50.pth", "ab" * 32
+    path = cache_path(url, WeightsInfo(url=url, sha256=digest))
+    assert path == cache_path(url, WeightsInfo()) and path.parent == checkpoints / "rcdm"
+    assert cache_path(url, WeightsInfo(url=url, sha256=digest, own_name=True)) == checkpoints / "resnet50.pth"
+
+
 def test_without_a_known_digest_the_first_one_is_recorded(server: Server, checkpoints: Path) -> None:
     server.pages["/resnet50.pth"] = b"one"
     url = f"{server.url}/resnet50.pth"

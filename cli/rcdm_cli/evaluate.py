@@ -14,6 +14,7 @@ from rcdm_cli.options import (
     data_option,
     json_option,
     models_option,
+    models_or_newest,
     moved_encoders_options,
     out_option,
     representations_option,
@@ -43,7 +44,12 @@ def command(out: Path | None, inception: str | None, as_json: bool, **arguments:
     The probes faithfulness (table 1b), into the folder of the results, and quality (table 1a), into its subfolder
     quality, over a folder of pictures; without --data, over those held out in training.
     """
+    from rcdm_core.metrics.fidelity import find_weights
+
     folder = out or Path("out") / "evaluate"
+    arguments["models"] = models_or_newest(arguments["models"])  # once: another training may end meanwhile
+    if inception is not None:
+        find_weights(inception)  # that they cannot be had is said before anything is drawn
     with only_json(as_json):
         faithful = run_probe("faithfulness", out=folder, **arguments)
         if not as_json:

@@ -178,7 +178,9 @@ def _weights_in_a_word(provider: Provider) -> str:
     weights = _declared_weights(provider)
     if weights is None:
         return ""
-    return "at hand" if at_hand(weights) is not None else "to fetch"
+    if at_hand(weights) is not None:
+        return "at hand"
+    return "to fetch" if weights.url is not None else ""  # without an address only the licence is told
 
 
 def _declared_weights(provider: Provider) -> WeightsInfo | None:

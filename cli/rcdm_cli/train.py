@@ -106,5 +106,5 @@ def command(**arguments: Any) -> None:
     models, keeps = ("model is", "it keeps") if len(paths) == 1 else ("models are", "they keep")
     where, options = ", ".join(map(as_path_text, paths)), " ".join(f"--model {path}" for path in paths)
     say(f"The {models} in {where}; see what {keeps}: rcdm probe invariance {options}")
-    if stopped(configs[len(paths) - 1], paths[-1]):
+    if len(paths) < len(configs) or stopped(configs[len(paths) - 1], paths[-1]):
         raise click.exceptions.Exit(130)

@@ -45,7 +45,7 @@ def _shares(key: str, parameter: Parameter) -> bool:
     """Whether a parameter is one of the plugin's own options, which it then gets: one of the same type, or of none."""
     option = parameter.option
     untyped = option is None or (option.type is str and option.default is None)
-    return untyped or (option is not None and option.type == PREPARED[key].type and not parameter.whole)
+    return untyped or (option is not None and option.type == PREPARED[key].type)
 
 
 def load(

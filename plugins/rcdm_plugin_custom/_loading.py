@@ -29,7 +29,7 @@ def call(name: str, place: Place, weights: str | None, own: Mapping[str, Any]) -
     path = place.file.resolve() if place.file is not None else None
     # The user's other files can be imported too, as if the file had been run, or `python -m` had been typed. What the
     # code prints is no part of the answer of a command (--json).
-    with importable(place.folder), contextlib.redirect_stdout(sys.stderr):
+    with importable(place.folder), contextlib.redirect_stdout(sys.stderr), _own_helpers(place):
         with _explained(source, path):
             module = _import_module(place.module, path) if place.module else _import_file(path)
         build = getattr(module, function, None)
@@ -41,6 +41,33 @@ def call(name: str, place: Place, weights: str | None, own: Mapping[str, Any]) -
     if not isinstance(result, nn.Module):
         raise RCDMError(f"{function} in {source} returns a {type(result).__name__}, expected a torch.nn.Module")
     return result
+
+
+_helpers: set[str] = set()  # modules that users' files have imported from beside themselves
+
+
+@contextlib.contextmanager
+def _own_helpers(place: Place) -> Iterator[None]:
+    """Inside, what a user's file imports from beside it is what is there now.
+
+    Not the module of that name that another user's file imported from beside itself, nor what it was before an edit.
+    """
+    if place.module is not None:  # which is imported once, as Python does
+        yield
+        return
+    for name in _helpers & set(sys.modules):
+        top = place.folder / name.partition(".")[0]
+        if top.with_suffix(".py").is_file() or top.is_dir():
+            del sys.modules[name]
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            is_new = name.partition(".")[0] not in before
+            if is_new and file is not None and place.folder in Path(file).resolve().parents:
+                _helpers.add(name)
 
 
 def _import_module(name: str, path: Path | None) -> ModuleType:

@@ -43,6 +43,7 @@ def resolve(name: str, rest: str) -> Provider:
         name=f"custom:{path}",
         summary=SUMMARIES[kind].format(file=rest),
         load=partial(load, name, path),
+        image_size=None,
         options=OPTIONS,
         source=path,
     )

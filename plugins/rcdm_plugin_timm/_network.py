@@ -34,10 +34,8 @@ def encoder(name: str, model: str, weights: str | None, pool: str | None, layer:
     network = _create(name, model, pool, _pretrained_file(name, model) if weights is None else None)
     if weights is not None:
         path = resolve_weights(weights, None, provider=name)
-        classifier = cast(Mapping[str, Any], network.pretrained_cfg).get("classifier") or ()
-        heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         state = read_checkpoint(path).backbone
-        load_into(network, state, provider=name, path=path, ignore=tuple(f"{head}." for head in heads))
+        load_into(network, state, provider=name, path=path, ignore=_classifiers(network))
     data = resolve_model_data_config(network)
     channels, height, width = data["input_size"]
     if channels != 3 or height != width:
@@ -50,6 +48,19 @@ def encoder(name: str, model: str, weights: str | None, pool: str | None, layer:
         std=data["std"],
         interpolation=data["interpolation"],
     )
+
+
+def _classifiers(network: nn.Module) -> list[str]:
+    """What names of the classifiers' tensors begin with: of all that was taken away, norms and hidden layers too."""
+    named = cast(Mapping[str, Any], network.pretrained_cfg).get("classifier") or ()
+    modules = dict(network.named_modules())
+    found = []
+    for classifier in (named,) if isinstance(named, str) else named:
+        parts = classifier.split(".")
+        wholes = [".".join(parts[: n + 1]) for n in range(len(parts))]
+        removed = [whole for whole in wholes if isinstance(modules.get(whole), nn.Identity)]
+        found.append(f"{removed[0] if removed else classifier}.")
+    return found
 
 
 def weights_info(name: str, model: str) -> WeightsInfo | None:
@@ -146,7 +157,8 @@ def _create(name: str, model: str, pool: str | None, file: str | None) -> nn.Mod
         network, arguments = _pooled(name, model, pool, network)
     if file is None:
         return network
-    overlay = {"file": file}
+    # Older versions of timm took what their table says of the address, "in Google's own format", for the file's too.
+    overlay = {"file": file, "custom_load": file.endswith(".npz")}
     try:
         return timm.create_model(model, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay, **arguments)
     except Exception as error:

@@ -34,6 +34,7 @@ def rcdm_resolve(name: str) -> Provider | None:
         name=name,
         summary=f"torchvision's {model}, without its classifier",
         load=partial(load, name, model),
+        image_size=None,
         weights=partial(weights_info, name, model),
         options=OPTIONS,
     )

@@ -22,7 +22,7 @@ from rcdm_core.probes.pictures import Picture, Pictures, choose, fit_of, read_ar
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import percent, said
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import GridRow, draw_grid
+from rcdm_core.report.grid import GridRow, ShownRows, draw_grid
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -50,7 +50,7 @@ def run(context: Context) -> Result:
     pool = pool_of(context, data, pictures, params["pool"])
     references = random_pictures(context, pool)
 
-    rows: list[GridRow] = []
+    rows = ShownRows()
     total = 2 * len(triples) * len(context.models) * params["samples"]
     context.progress.start(total, "sampling", unit="sample")
     for number, triple in enumerate(triples, 1):
@@ -72,7 +72,7 @@ def run(context: Context) -> Result:
         fresh = _rows(context, number, looks, references)
         caption = "the target's samples, and below those of h(c) from the same noise"
         draw_grid(result.add_file(file), fresh, titles=["a, b, c", *context.names], caption=caption)
-        rows += fresh if number <= 12 else []
+        rows.take(fresh)
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 

@@ -207,7 +207,8 @@ class Context:
     data     where to take held-out pictures from; None: what the first model was trained on, if that is there
     sampler, steps, precision  as for RCDM.sample; the guidance scale is 1 in every probe
     data_text, provider, weights, representations  as they were given, for the command that repeats the run
-    left_out  notes on pictures that went away while the probe ran, which was then begun again without them
+    gone      ids of pictures that went away while the probe ran
+    left_out  notes on those; the probe was then begun again without them
     kept     files of OUT/.rcdm-drawn that this run has written or read; places: of rows in them; known: what models are
              known by, which is the same to the end (all of keeping.py)
     shared   the OUT of `all`, where its probes keep what they have encoded for each other; None: in their own
@@ -229,6 +230,7 @@ class Context:
     provider: str | None = None
     weights: str | Sequence[str] | None = None
     representations: Sequence[str] = ()
+    gone: frozenset[str] = frozenset()
     left_out: tuple[str, ...] = ()
     kept: set[Path] = field(default_factory=set, compare=False)
     shared: Path | None = None

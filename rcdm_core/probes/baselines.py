@@ -25,7 +25,7 @@ from rcdm_core.probes.pictures import Picture, fit_of, read_arrays
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import SHOWN_ROWS, GridRow, draw_grid
+from rcdm_core.report.grid import GridRow, ShownRows, draw_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ def run(context: Context) -> Result:
     pool = pool_of(context, data, pictures, params["pool"])
     references = random_pictures(context, pool)
 
-    rows: list[GridRow] = []
+    rows = ShownRows()
     each = params["samples"] + 2 * params["iterations"]
     context.progress.start(len(pictures) * len(context.models) * each, "sampling and descending", unit="step")
     for number, picture in enumerate(pictures, 1):
@@ -85,7 +85,7 @@ def run(context: Context) -> Result:
             titles=list(METHODS.values()),
             caption="h: the squared distance from the picture's h, in those of two random pictures",
         )
-        rows += fresh if len(rows) < SHOWN_ROWS else []
+        rows.take(fresh)
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 

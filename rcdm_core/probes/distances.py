@@ -27,7 +27,7 @@ from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays, to
 from rcdm_core.probes.reference import Random, gallery, random_pictures, training_pictures
 from rcdm_core.probes.wording import percent, said
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import GridRow, draw_grid, to_pil
+from rcdm_core.report.grid import GridRow, ShownRows, draw_grid, to_pil
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -40,7 +40,6 @@ RANDOM, SAME_CLASS, TRAINING, SAMPLES, SMALL = (
     "samples",
     "picture at samples' size",
 )
-SHOWN = 4  # pictures in the page; all are in result.json and as PNG files
 PARAMETERS = {
     "samples": Option(int, 8, "pictures of each kind, and samples of each h"),
     "count": Option(int, 12, "held-out pictures to look at when no --image is given"),
@@ -87,7 +86,7 @@ def run(context: Context) -> Result:
     nearest = [_nearest(context, result, m, pictures, h[m], data) for m in range(len(context.models))]
 
     found: list[list[Look]] = []
-    rows: list[GridRow] = []
+    rows = ShownRows()
     context.progress.start(len(pictures) * len(context.models) * params["samples"], "sampling", unit="sample")
     for i, picture in enumerate(pictures):
         looks = []
@@ -115,7 +114,7 @@ def run(context: Context) -> Result:
         )
         caption = f"{picture.name}: squared distance from its h, in units of two random pictures'"
         draw_grid(result.add_file(file), fresh, titles=context.names, caption=caption)
-        rows += fresh if i < SHOWN else []
+        rows.take(fresh)
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 

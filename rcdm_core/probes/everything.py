@@ -74,7 +74,7 @@ def run(context: Context) -> Result:
                 context.progress.log(f"{probe.name} {says(entry)}")
             result.save()  # what is done stays, whatever happens to the next one
         if entry["status"] == DONE:
-            found[probe.name] = json.loads((out / "result.json").read_text())
+            found[probe.name] = json.loads((out / "result.json").read_text(encoding="utf-8"))
         elif entry["status"] == FAILED:
             result.failures.append(f"{probe.name} failed: {entry['reason']}")
     now = {name: entries[name] for name in probes}
@@ -283,7 +283,7 @@ def _digest_of(out: Path) -> str:
 def _before(out: Path) -> dict[str, dict[str, Any]]:
     """The entries that an earlier run left; none where there is none, or another file of that name."""
     try:
-        return dict(json.loads((out / "result.json").read_text())["aggregates"]["probes"])
+        return dict(json.loads((out / "result.json").read_text(encoding="utf-8"))["aggregates"]["probes"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -293,7 +293,7 @@ def _whole(out: Path, entry: Mapping[str, Any]) -> bool:
     try:
         if _digest_of(out) != entry.get("result"):
             return False
-        files: Sequence[str] = json.loads((out / "result.json").read_text())["files"]
+        files: Sequence[str] = json.loads((out / "result.json").read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
         return False
     return all((out / name).is_file() for name in files)

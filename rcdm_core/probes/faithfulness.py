@@ -110,7 +110,7 @@ def run(context: Context) -> Result:
         )
     if other is not None:
         result.aggregates["other_images"] = _other_images(other, others, gallery, labels)
-    result.answer = [answer(name, result.aggregates[name], size) for name in context.names]
+    result.answer += [answer(name, result.aggregates[name], size) for name in context.names]
     if other is not None:
         result.answer += [answer_other(name, result.aggregates[name], size) for name in context.names]
     reciprocal = {name: (1 / of_model["originals"][counted]).mean(axis=1) for name, of_model in image_ranks.items()}

@@ -24,7 +24,7 @@ from rcdm_core.probes.opening import check_conditional, data_of, few, pictures_o
 from rcdm_core.probes.pictures import Picture, Pictures, fit_of, read_arrays
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import GridRow, draw_grid
+from rcdm_core.report.grid import GridRow, ShownRows, draw_grid
 
 if TYPE_CHECKING:
     from rcdm_core.model import RCDM
@@ -61,7 +61,7 @@ def run(context: Context) -> Result:
     result = context.begin(pictures, data, pairs=[[first.name, second.name] for first, second in pairs])
 
     t = np.linspace(0, 1, points)
-    rows: list[GridRow] = []
+    rows = ShownRows()
     total = len(pairs) * len(paths) * len(context.models) * params["points"] * params["samples"]
     context.progress.start(total, "sampling", unit="sample")
     for number, (first, second) in enumerate(pairs, 1):
@@ -86,7 +86,7 @@ def run(context: Context) -> Result:
             picture_title="first",
             caption=f"{first.name} to {second.name}; each row from one noise; below, how far along the samples' h is",
         )
-        rows += fresh if number <= 6 else []
+        rows.take(fresh)
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 

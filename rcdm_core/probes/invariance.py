@@ -184,7 +184,7 @@ def _response(
         return {**entry, "verdict": "not moved"}
     rendered = bootstrap_ratio((drawn * real).sum(axis=1), square, seed=seed)
     entry["undefined_in_samples"] = int(defined.sum()) - rendered.n
-    if rendered.n == 0:
+    if rendered.n == 0 or not math.isfinite(rendered.value):  # where samples have it, no picture moved at all
         return {**entry, "verdict": "not measurable"}
     decoded, readout = None, reference.readouts.get(name)
     if readout is not None:

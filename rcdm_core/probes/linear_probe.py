@@ -22,7 +22,7 @@ from rcdm_core.probes.opening import check_conditional, data_of, only_with
 from rcdm_core.probes.pictures import fit_of, read_arrays
 from rcdm_core.probes.wording import percent
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import SHOWN_ROWS, GridRow, draw_grid
+from rcdm_core.report.grid import GridRow, ShownRows, draw_grid
 
 if TYPE_CHECKING:
     from rcdm_core.model import RCDM
@@ -62,7 +62,7 @@ def run(context: Context) -> Result:
         for i, (picture, label) in enumerate(zip(divided.test, divided.test_labels, strict=True))
     ]
     looked = min(params["count"], len(divided.test))
-    rows: list[GridRow] = []
+    rows = ShownRows()
     values: dict[str, dict[str, list[float]]] = {
         name: {key: [] for key in ("rendered", "small", "agreement")} for name in context.names
     }
@@ -80,7 +80,7 @@ def run(context: Context) -> Result:
         file = f"linear-probe-{number:03d}.png"
         caption = "below each sample the class that the probe reads from it; red: another than the picture's"
         draw_grid(result.add_file(file), fresh, titles=context.names, caption=caption)
-        rows += fresh if len(rows) < SHOWN_ROWS else []
+        rows.take(fresh)
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 

@@ -26,7 +26,7 @@ from rcdm_core.probes.reference import Random, gallery, random_pictures, trainin
 from rcdm_core.probes.verdicts import listed
 from rcdm_core.probes.wording import LEAST, said
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import SHOWN_ROWS, GridRow, draw_grid
+from rcdm_core.report.grid import GridRow, ShownRows, draw_grid
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -74,7 +74,7 @@ def run(context: Context) -> Result:
         result.aggregates[name] = {"threshold": one.value, "threshold_is": one.how, "exact_zeros": one.zeros}
 
     looks: list[list[Look]] = [[] for _ in context.models]
-    rows: list[GridRow] = []
+    rows = ShownRows()
     n = params["samples"]
     context.progress.start(len(pictures) * len(context.models) * 3 * n, "sampling", unit="sample")
     for number, block in enumerate(blocks(len(pictures), 3 * n), 1):
@@ -89,7 +89,7 @@ def run(context: Context) -> Result:
             fresh += _rows(context, block.start + i, picture, i, of_block, references)
         caption = "h: how far samples are from unmodified ones, beyond their spread, in distances of random pictures"
         draw_grid(result.add_file(f"manipulation-{number:03d}.png"), fresh, titles=context.names, caption=caption)
-        rows += fresh if len(rows) < SHOWN_ROWS else []
+        rows.take(fresh)
         for of_model, look in zip(looks, of_block, strict=True):
             of_model.append(look.numbers())
         result.save()  # what is done stays, whatever happens to the rest

@@ -40,6 +40,7 @@ class Picture:
     is_file  whether it is one, or of a set; only then can it be known whether it was trained on
     path     of the file, if there is one
     given    whether it was asked for by name, and not taken from a set
+    source   the set that it was taken from
 
     Both functions raise UnreadableImage, or PictureGone where the picture was seen to be readable.
     """
@@ -51,6 +52,7 @@ class Picture:
     is_file: bool = True
     path: Path | None = None
     given: bool = False
+    source: ImageSource | None = None
 
     def trained_on(self, model: RCDM) -> bool | None:
         """Whether the model was trained on it; None where that is not known."""
@@ -203,7 +205,10 @@ def changed_since(data: ImageSource | None, names: Sequence[str], models: Sequen
         held = set(model.config.data.held_out)
         known = {one for one in data.ids if one in held or model.trained_on(one)}
         now = set(data.ids)
-        gone = max(0, len(held) + model.config.data.train_count - len(known))
+        # Of different pictures: with --keep-duplicates copies were trained on as well, of which there is one here.
+        gone = max(0, len(held) + (model.train_count or 0) - len(known))
+        if now == known and not gone:
+            continue
         notes.append(
             f"{described['path']} is not what it was when {name} was trained: {len(now - known)} of its {len(now)} "
             f"pictures are new and count as held out, even copies in other bytes, and {gone} of then are gone."
@@ -317,7 +322,7 @@ def held_out(
         except UnreadableImage as error:
             data.report_unreadable(index, error.reason)
             continue
-        items.append(_seen(from_source(data, index), data.names[index], data))
+        items.append(known_readable(from_source(data, index)))
     notes = []
     if data.skipped:
         name, reason = data.skipped[0]
@@ -337,12 +342,15 @@ def from_source(data: ImageSource, index: int) -> Picture:
     from rcdm_core.data.folder import ImageFolder
 
     if isinstance(data, ImageFolder):
-        return _of_file(data.path(index), data.ids[index], data.names[index])
+        return replace(_of_file(data.path(index), data.ids[index], data.names[index]), source=data)
 
     def draw() -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(data.get(index, DRAWN_SIDE).transpose(1, 2, 0)))
 
-    return Picture(data.ids[index], data.names[index], draw, lambda size, fit, how: data.get(index, size, how))
+    def read(size: int, fit: str, how: str) -> np.ndarray:
+        return data.get(index, size, how)
+
+    return Picture(data.ids[index], data.names[index], draw, read, source=data)
 
 
 def _of_file(path: Path, content_id: str, name: str) -> Picture:
@@ -357,16 +365,16 @@ def _of_file(path: Path, content_id: str, name: str) -> Picture:
     )
 
 
-def _seen(picture: Picture, name: str, source: ImageSource | None) -> Picture:
+def known_readable(picture: Picture, name: str | None = None) -> Picture:
     """One that could be read when it was chosen: that it cannot be later is told with its name, and is no damage that
-    a probe has to reckon with at every step."""
+    a probe has to reckon with at every step. name: another one to tell."""
 
     def telling(read: Callable[..., Any]) -> Callable[..., Any]:
         def told(*arguments: Any) -> Any:
             try:
                 return read(*arguments)
             except UnreadableImage as error:
-                raise PictureGone(picture.id, name, error.reason, source) from error
+                raise PictureGone(picture.id, name or picture.name, error.reason, picture.source) from error
 
         return told
 
@@ -404,7 +412,7 @@ def _given(image: Any) -> Pictures:
             raise RCDMError(
                 f"{path} cannot be read as a picture ({error.reason}); give another one with --image."
             ) from error
-        return Pictures([_seen(_of_file(path, content_hash(path), path.name), str(path), None)])
+        return Pictures([known_readable(_of_file(path, content_hash(path), path.name), str(path))])
     picture = open_image(image) if isinstance(image, Image.Image) else _from_tensor(image)
     digest = hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).hexdigest()
     # Its id is of the pixels, as there are no bytes of a file: it says nothing about what was trained on.

@@ -229,11 +229,12 @@ def _looked(network: fidelity.Inception, part: np.ndarray) -> Arrays:
 def compare(context: Context, looked: Sequence[Mapping[str, Resampled]]) -> list[Difference]:
     """Every two models in every measure that both have, from resamples of the same pictures; Holm's over all.
 
-    Fréchet distances, which are relative, only where they are in one space.
+    Fréchet distances, which are relative, only where they are in one space; none where the real pictures that samples
+    are held against are not the same, because they are of another size or cut otherwise.
     """
     found = []
     for i, j in combinations(range(len(looked)), 2):
-        for title in looked[i]:
+        for title in looked[i] if _one_reference(context, i, j) else ():
             if title == FRECHET and not _one_space(context, i, j):
                 continue
             apart = looked[i][title].less(looked[j][title])
@@ -243,13 +244,26 @@ def compare(context: Context, looked: Sequence[Mapping[str, Resampled]]) -> list
 
 
 def not_compared(context: Context) -> list[str]:
-    """Why the Fréchet distances of some models stand side by side without a comparison."""
-    if all(_one_space(context, i, j) for i, j in combinations(range(len(context.models)), 2)):
-        return []
-    return [
-        "Fréchet distances in the spaces of different encoders say nothing about each other and are not compared; with "
-        "--space NAME one encoder judges the samples of all models."
-    ]
+    """Why some models stand side by side without a comparison, or without one of their Fréchet distances."""
+    pairs = [*combinations(range(len(context.models)), 2)]
+    notes = []
+    if not all(_one_reference(context, i, j) for i, j in pairs):
+        notes.append(
+            "Models of different image sizes or fits are held against real pictures of their own size and fit, which "
+            "are not the same, and are not compared."
+        )
+    if not all(_one_space(context, i, j) for i, j in pairs if _one_reference(context, i, j)):
+        notes.append(
+            "Fréchet distances in the spaces of different encoders say nothing about each other and are not compared; "
+            "with --space NAME one encoder judges the samples of all models."
+        )
+    return notes
+
+
+def _one_reference(context: Context, i: int, j: int) -> bool:
+    """Whether both models' samples are held against the same real pictures."""
+    first, second = context.models[i], context.models[j]
+    return (first.image_size, fit_of(first)) == (second.image_size, fit_of(second))
 
 
 def _one_space(context: Context, i: int, j: int) -> bool:

@@ -14,7 +14,7 @@ from rcdm_core.metrics.bootstrap import Estimate, bootstrap_over_pairs
 from rcdm_core.metrics.distances import mean_of_pairs
 from rcdm_core.metrics.neighbours import Nearest
 from rcdm_core.probes.encoding import BATCH, h_of
-from rcdm_core.probes.pictures import Picture, Pictures, default_data, fit_of, from_source, read_arrays
+from rcdm_core.probes.pictures import Picture, Pictures, default_data, fit_of, from_source, known_readable, read_arrays
 
 if TYPE_CHECKING:
     from rcdm_core.data.source import ImageSource
@@ -115,20 +115,23 @@ def gallery(
 ) -> Iterator[tuple[list[Picture], np.ndarray, np.ndarray | None]]:
     """Pictures in blocks: which, their h [n, dim], and the pictures at the generator's size [n, 3, S, S].
 
-    Those that cannot be read are left out. Progress advances by the number of pictures.
+    Those that cannot be read are left out, and so are those that went away while the probe ran, of which h may still be
+    known. Progress advances by the number of pictures.
     """
     for block in batches(context, pictures):
-        part = pictures[block]
+        part = Pictures([picture for picture in pictures[block] if picture.id not in context.gone])
+        if not part:
+            continue
         try:
             h = h_of(model, part, context)
             shown = read_arrays(part, model.image_size, fit_of(model)) if pixels else None
         except UnreadableImage:
-            part = [picture for picture in part if _readable(picture, model)]
+            part = Pictures([picture for picture in part if _readable(picture, model)])
             if not part:
                 continue
             h = h_of(model, part, context)
             shown = read_arrays(part, model.image_size, fit_of(model)) if pixels else None
-        yield list(part), h, shown
+        yield [known_readable(picture) for picture in part], h, shown
 
 
 def _readable(picture: Picture, model: RCDM) -> bool:

@@ -146,7 +146,7 @@ def _without(context: Context, gone: PictureGone) -> Context:
     note = f"{gone.name} could be read when the probe began and not when its turn came ({gone.reason}): it is left out."
     context.progress.finish()
     context.progress.log(note)
-    return replace(context, left_out=(*context.left_out, note))
+    return replace(context, gone=context.gone | {gone.content_id}, left_out=(*context.left_out, note))
 
 
 def _load(model: RCDM | str | Path, device: str | None, provider: str | None, weights: str | None) -> RCDM:

@@ -21,7 +21,7 @@ from rcdm_core.probes.pictures import Picture, Pictures, fit_of, held_out, read_
 from rcdm_core.probes.reference import Random, random_pictures
 from rcdm_core.probes.wording import doubt, said
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import GridRow, draw_grid
+from rcdm_core.report.grid import GridRow, ShownRows, draw_grid
 
 if TYPE_CHECKING:
     from rcdm_core.model import RCDM
@@ -58,7 +58,7 @@ def run(context: Context) -> Result:
     references = random_pictures(context, pool)
 
     values: dict[str, dict[str, list[float]]] = {name: {m: [] for m in MEASURES} for name in context.names}
-    rows: list[GridRow] = []
+    rows = ShownRows()
     total = len(pictures) * len(context.models) * params["seeds"] * params["samples"]
     context.progress.start(total, "sampling", unit="sample")
     for number, block in enumerate(blocks(len(pictures), params["samples"] * params["seeds"]), 1):
@@ -84,7 +84,7 @@ def run(context: Context) -> Result:
             caption="h: the samples' distance from the picture's h, in distances of two random pictures (the real "
             "picture at this size); spread: of the samples, as against random pictures",
         )
-        rows += fresh if number <= 8 else []
+        rows.take(fresh)
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 

@@ -24,7 +24,7 @@ from rcdm_core.probes.pictures import fit_of, read_arrays
 from rcdm_core.probes.reference import UNIT_PICTURES, Random, random_pictures
 from rcdm_core.probes.wording import said
 from rcdm_core.provider import Option
-from rcdm_core.report.grid import GridRow, draw_grid
+from rcdm_core.report.grid import GridRow, ShownRows, draw_grid
 from rcdm_core.report.page import coloured, legend
 
 LARGEST = 0.5  # the unbiased variance of two values, 0 and 1
@@ -55,7 +55,7 @@ def run(context: Context) -> Result:
     scale = legend(top, "variance")
 
     means: dict[str, list[float]] = {name: [] for name in context.names}
-    rows: list[GridRow] = []
+    rows = ShownRows()
     context.progress.start(len(pictures) * len(context.models) * params["samples"], "sampling", unit="sample")
     for number, block in enumerate(blocks(len(pictures), params["samples"]), 1):
         part = pictures[block]
@@ -95,7 +95,7 @@ def run(context: Context) -> Result:
             fresh.insert(0, _random_row(references, top))
         caption = f"the map's colour, then samples; {params['samples']} samples a map"
         draw_grid(result.add_file(f"{file}.png"), fresh, titles=context.names, legend=scale, caption=caption)
-        rows += fresh if number <= 8 else []
+        rows.take(fresh)
         result.save()  # what is done stays, whatever happens to the rest
     context.progress.finish()
 

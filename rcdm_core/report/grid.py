@@ -37,6 +37,18 @@ class GridRow:
     framed: Sequence[Sequence[int]] = ()
 
 
+class ShownRows(list[GridRow]):
+    """The rows of a page's figure: about as many as it shows are held, in whole pieces; all are counted in `total`."""
+
+    total = 0
+
+    def take(self, fresh: Sequence[GridRow]) -> None:
+        """The rows that come next."""
+        self.total += len(fresh)
+        if len(self) < SHOWN_ROWS:
+            self += fresh
+
+
 @dataclass(frozen=True)
 class Legend:
     """A colour scale: its bar [3, h, w], and what is written at its left and right."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rcdm_core.metrics.paired import MIN_PAIRS
-from rcdm_core.report.grid import SHOWN_ROWS, GridRow, Legend
+from rcdm_core.report.grid import SHOWN_ROWS, GridRow, Legend, ShownRows
 from rcdm_core.report.html import cell_height, write_page
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ class Figure:
     title: str = ""
     picture_title: str = "picture"
     legend: Legend | None = None
+
+    @property
+    def total(self) -> int:
+        """How many rows there are, those included that are not held."""
+        return self.rows.total if isinstance(self.rows, ShownRows) else len(self.rows)
 
     @property
     def has_pictures(self) -> bool:

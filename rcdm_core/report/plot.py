@@ -96,7 +96,7 @@ def plot_lines(
     figure, axes = _axes(len(panels), height=2.7)
     for axis, (title, lines) in zip(axes, panels.items(), strict=False):
         draw(axis, lines)
-        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_title(title, fontsize=10, loc="left", color=_INK)
     for spare in axes[len(panels) :]:
         spare.set_axis_off()
     _from_zero(axes[: len(panels)], [e for lines in panels.values() for line in lines for e in line.estimates], "y")

@@ -130,8 +130,9 @@ class TrainConfig:
                 values = {"steps": earlier["steps"], "minutes": earlier["minutes"]}
         if self.weights and "://" not in self.weights:
             values["weights"] = _absolute(self.weights)
-        if self.representations is not None:
-            values["representations"] = _absolute(str(self.representations))
+        for name in ("representations", "cache"):
+            if getattr(self, name) is not None:
+                values[name] = _absolute(str(getattr(self, name)))
         if self.data and self.data.partition(":")[0] != "shapes":
             values["data"] = _absolute(self.data)
         return replace(self, **values)
@@ -236,6 +237,11 @@ class Recipe:
         )  # fmt: skip
 
 
+def step_told(run: Path) -> int:
+    """The step that config.json in `run` speaks of. Raises OSError, ValueError and KeyError where it does not."""
+    return int(json.loads((run / "config.json").read_text(encoding="utf-8"))["step"])
+
+
 def stopped(config: TrainConfig, run: Path) -> bool:
     """Whether the bundle in `run` is one of a training that Ctrl-C ended before its time."""
     done = json.loads((run / "config.json").read_text(encoding="utf-8"))
@@ -263,7 +269,7 @@ def _absolute(path: str) -> str:
 
 
 def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--provider-option" if name == "provider_options" else "--" + name.replace("_", "-")
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -26,7 +26,7 @@ from rcdm_core.progress import Reporter, in_round_words, showing
 from rcdm_core.representations.reading import reading_threads
 from rcdm_core.training.batches import Batch, Batches
 from rcdm_core.training.batchnorm import recompute_statistics
-from rcdm_core.training.config import TrainConfig, learning_rate
+from rcdm_core.training.config import TrainConfig, learning_rate, step_told
 from rcdm_core.training.ema import EMA
 from rcdm_core.training.health import first_broken, keeping_buffers, remembered_buffers, verdict
 from rcdm_core.training.interrupt import StopRequests
@@ -57,6 +57,11 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
     when the loss was not finite for five steps in a row, or the weights at the end are no good (the last good state is
     named; a broken one never takes its place, see `health`).
     """
+    return train_or_stop(config, progress)[0]
+
+
+def train_or_stop(config: TrainConfig, progress: Reporter | None = None) -> tuple[Path, bool]:
+    """`train`, and whether it was asked to stop: who has more to do then stops, even where this run is finished."""
     keep_freed_memory()
     reporter = progress or Reporter()
     device = resolve_device(config.device)
@@ -64,8 +69,8 @@ def train(config: TrainConfig, progress: Reporter | None = None) -> Path:
         return _train(config, device, reporter)
 
 
-def _train(config: TrainConfig, device: torch.device, reporter: Reporter) -> Path:
-    """`train` in a folder that is this process's alone."""
+def _train(config: TrainConfig, device: torch.device, reporter: Reporter) -> tuple[Path, bool]:
+    """`train_or_stop` in a folder that is this process's alone."""
     asked, config = config, completed(config)
     size, recipe = int(PRESETS[config.preset].unet["image_size"]), config.recipe()
     images = recipe.batch_size
@@ -82,12 +87,13 @@ def _train(config: TrainConfig, device: torch.device, reporter: Reporter) -> Pat
         # Dropout is seeded for each step; the caller's generators are none of our business.
         gpu = [] if device.type != "cuda" else [torch.cuda.current_device() if device.index is None else device.index]
         with explain_shortage(what, remedy), torch.random.fork_rng(gpu):
-            Trainer(config, setup, device, reader, reporter).run(tell_time=asked.steps is None and not config.minutes)
+            trainer = Trainer(config, setup, device, reader, reporter)
+            stopped = trainer.run(tell_time=asked.steps is None and not config.minutes)
     finally:
         reader.close()
     for line in list_skipped(setup.run, setup.dataset.source):
         reporter.log(line)
-    return setup.run
+    return setup.run, stopped
 
 
 class Trainer:
@@ -123,14 +129,17 @@ class Trainer:
 
     # the loop
 
-    def run(self, tell_time: bool = False) -> None:
-        """All steps that are left. `tell_time`: say after the first few how long they are going to take."""
+    def run(self, tell_time: bool = False) -> bool:
+        """All steps that are left; returns whether it was asked to stop, be it in the last one.
+
+        tell_time: say after the first few steps how long the others are going to take.
+        """
         if self._finished():
-            if self._step_of_bundle() != self.counters.step:  # the run was killed between state and bundle
+            if self._steps_of_bundle() != {self.counters.step}:  # the run was killed between state and bundle, or in it
                 self._recompute_statistics()
                 self._save_bundle()
             self.reporter.log(f"{self.setup.run} is finished: {self.counters.step} steps. More --steps go on with it.")
-            return
+            return False
         batches = self._batches("train")
         total, unit = (self.config.steps, "step") if self.config.steps else (60 * (self.config.minutes or 0), "s")
         first = self.counters.step
@@ -161,16 +170,21 @@ class Trainer:
             self.reporter.log(
                 f"Stopped and saved after step {self.counters.step}; the same command with --resume goes on."
             )
+        return stop.requested
 
     def _tell_stopping(self) -> None:
         kept = f"what was saved after step {self._last_save}" if self._last_save else "nothing saved"
         self.reporter.log(f"Stopping after this step, and saving; a second Ctrl-C ends at once, with {kept}.")
 
-    def _step_of_bundle(self) -> int | None:
-        try:
-            return read(self.setup.run)[0].step
-        except RCDMError:
-            return None
+    def _steps_of_bundle(self) -> set[int | None]:
+        """What its two files say, of which one is written after the other."""
+        found: set[int | None] = set()
+        for step in (lambda: read(self.setup.run)[0].step, lambda: step_told(self.setup.run)):
+            try:
+                found.add(step())
+            except (RCDMError, OSError, ValueError, KeyError):
+                found.add(None)
+        return found
 
     def _finished(self) -> bool:
         return self.config.reached(self.counters.step, self.counters.seconds)

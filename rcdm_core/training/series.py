@@ -14,7 +14,7 @@ from rcdm_core.errors import RCDMError
 from rcdm_core.progress import Reporter
 from rcdm_core.registry import find_provider
 from rcdm_core.training.config import TrainConfig, stopped
-from rcdm_core.training.loop import train
+from rcdm_core.training.loop import train, train_or_stop
 from rcdm_core.training.setup import default_run_folder, refuse_folder, refuse_foreign, refuse_place
 from rcdm_core.weights import resolve_weights
 from rcdm_core.weights_given import expand_weights, is_pattern, is_url, name_weights
@@ -89,7 +89,8 @@ def train_each(configs: Sequence[TrainConfig], progress: Reporter | None = None)
     for number, config in enumerate(configs, 1):
         reporter.log(f"{number} of {len(configs)}: {config.label}, from {config.weights}.")
         try:
-            done.append(train(config, reporter))
+            path, asked = train_or_stop(config, reporter)
+            done.append(path)
         except RCDMError as error:
             reporter.finish()
             reporter.log(f"{config.label} failed: {str(error).rstrip('.')}.")
@@ -98,10 +99,12 @@ def train_each(configs: Sequence[TrainConfig], progress: Reporter | None = None)
         except BaseException:
             reporter.log(f"{config.label} was not finished; {_state_of(done)}; --resume goes on.")
             raise
-        if stopped(config, done[-1]):
+        short = stopped(config, done[-1])
+        if asked or short:
             left = ", ".join(str(one.label) for one in configs[number:])
             if left:
-                reporter.log(f"Not begun: {left}; {_state_of(done[:-1])}; the same command with --resume goes on.")
+                state = _state_of(done[:-1] if short else done)
+                reporter.log(f"Not begun: {left}; {state}; the same command with --resume goes on.")
             break
     if failed:
         reasons = "; ".join(f"{', '.join(labels)} failed: {sentence}" for sentence, labels in failed.items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from rcdm_core.data.shapes import is_shapes, open_data
 from rcdm_core.data.source import ImageSource, data_fingerprint, split
 from rcdm_core.encoder import Encoder, Fingerprint, compare_fingerprints, fingerprint, load_encoder, source_change
 from rcdm_core.errors import RCDMError
+from rcdm_core.naming import as_folder
 from rcdm_core.out_folder import refuse_among_pictures
 from rcdm_core.presets import PRESETS
 from rcdm_core.progress import Reporter
@@ -232,7 +232,7 @@ def remarks(asked: TrainConfig, config: TrainConfig, saved: SavedState | None) -
 
 def default_run_folder(provider: str) -> Path:
     """runs/PROVIDER, with what does not belong into a folder's name replaced."""
-    return Path("runs") / re.sub(r"[^\w.+-]+", "-", provider.rsplit("/", 1)[-1]).strip("-.")
+    return Path("runs") / as_folder(provider.rsplit("/", 1)[-1]).strip("-.")
 
 
 def _run_path(config: TrainConfig, provider: Provider) -> Path:
