@@ -135,8 +135,7 @@ def run(
     import rcdm_core
     from rcdm_core.data.shapes import open_data
     from rcdm_core.precision import resolve_device
-    from rcdm_core.training import TrainConfig, stopped
-    from rcdm_core.training.loop import train_or_stop
+    from rcdm_core.training import TrainConfig, stopped, train_or_stop
 
     reporter = progress or Reporter()
     providers = choose_oracles(oracles)

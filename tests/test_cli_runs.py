@@ -49,7 +49,9 @@ def test_the_samplers_are_those_of_the_core() -> None:
 
     option = next(parameter for parameter in sample.command.params if parameter.name == "sampler")
     assert isinstance(option.type, click.Choice) and set(option.type.choices) == set(samplers.SAMPLERS)
-    assert option.default == samplers.DEFAULT_SAMPLER
+    assert option.default == samplers.DEFAULT_SAMPLER == "dpm++"
+    (steps,) = (parameter for parameter in sample.command.params if parameter.name == "sampling_steps")
+    assert steps.default == 20
     assert samplers.DEFAULT_SAMPLER in samplers.SAMPLERS
 
 
@@ -105,7 +107,8 @@ def test_a_training_that_was_stopped_is_exit_code_130(tmp_path: Path, monkeypatc
         return tmp_path
 
     monkeypatch.setattr("rcdm_core.training.series.train", interrupted)
-    assert rcdm("train", "--provider", "shapes-all", "--steps", "4").exit_code == 130
+    stopped = rcdm("train", "--provider", "shapes-all", "--steps", "4")
+    assert stopped.exit_code == 130 and "No --data: training on the embedded shapes." in stopped.output
     assert rcdm("train", "--provider", "shapes-all", "--steps", "3").exit_code == 0
 
 

@@ -61,6 +61,11 @@ class Trains(Net):
         self.last.train()
         return super().forward(x)
 
+class Thaws(Net):
+    def forward(self, x):
+        self.last.requires_grad_(True)
+        return super().forward(x)
+
 class Shifting(Net):
     def __init__(self):
         super().__init__()
@@ -176,6 +181,7 @@ def test_nothing_is_asked_of_none_that_it_cannot_have() -> None:
         ("Cut", ["gradient in the images"], "does not depend on the images"),
         ("Root", ["gradient in the images"], "gradient at a grey picture is not finite"),
         ("Trains", ["frozen"], "1 modules in training mode"),
+        ("Thaws", ["gradient in the images", "frozen"], "the backward pass left a gradient in the weights"),
         ("Shifting", ["stable fingerprint"], "loaded a second time, it has other weights"),
         ("LeftBehind", ["moves to a device"], "a tensor stays behind"),
     ],

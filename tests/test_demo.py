@@ -170,7 +170,7 @@ def test_a_faster_machine_pays_for_more_steps(
         asked.append(config.steps)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rcdm_core.training.train", interrupted)
+    monkeypatch.setattr("rcdm_core.training.train_or_stop", interrupted)
     monkeypatch.setattr("rcdm_core.training.pace.seconds_a_step", lambda config, unet: pace)
     with pytest.raises(KeyboardInterrupt):
         demo.run(out=tmp_path, device="cpu")
@@ -199,13 +199,18 @@ def test_the_pace_is_that_of_a_real_step_and_leaves_the_generators_alone() -> No
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_ctrl_c_in_a_training_ends_the_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(config: Any, progress: Any) -> Path:
+@pytest.mark.parametrize("finished", [False, True])
+def test_ctrl_c_in_a_training_ends_the_demonstration(
+    finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the last step of the first one, which is then complete."""
+
+    def interrupted(config: Any, progress: Any) -> tuple[Path, bool]:
         run = Path(config.out)
         run.mkdir(parents=True)
-        (run / "config.json").write_text(json.dumps({"step": 3, "seconds": 3.0}))
-        return run
+        (run / "config.json").write_text(json.dumps({"step": config.steps if finished else 3, "seconds": 3.0}))
+        return run, finished
 
-    monkeypatch.setattr("rcdm_core.training.train", interrupted)
-    result = CliRunner().invoke(main, ["demo", "--no-open", "--out", str(tmp_path)])
+    monkeypatch.setattr("rcdm_core.training.train_or_stop", interrupted)
+    result = CliRunner().invoke(main, ["demo", "--no-open", "--steps", "300", "--out", str(tmp_path)])
     assert result.exit_code == 130 and not (tmp_path / NO_POSITION).exists()

@@ -156,6 +156,13 @@ def test_impossible_steps_are_refused() -> None:
         DiffusionConfig(schedule="quadratic")
 
 
+def test_dpm_solver_does_not_start_where_the_cosine_schedule_ends() -> None:
+    """At alpha_bar = 2.4e-9 a first step would leap over noise levels at which the network knows only the mean."""
+    diffusion = Diffusion(DiffusionConfig(schedule="cosine", prediction="v"))
+    first, *_, last = dpm_timesteps(diffusion, 20)
+    assert diffusion.alpha_bar[-1] < 1e-8 and 3e-5 < diffusion.alpha_bar[first] < 5e-5 and last > 0
+
+
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_fewest_and_the_most_steps_give_numbers(sampler: str, schedule: str) -> None:

@@ -305,6 +305,13 @@ def test_bad_input(tmp_path: Path, arguments: dict[str, Any], message: str) -> N
         run([FakeRCDM("all")], tmp_path, **arguments)
 
 
+def test_half_the_strength_is_half_the_shift(tmp_path: Path) -> None:
+    found = run([FakeRCDM("all")], tmp_path, strength=0.5, transform="vertical-shift", samples=1)
+    response = found.aggregates["all"]["transforms"]["vertical-shift"]["responses"]["position"]
+    assert response["real_shift"] == pytest.approx(0.075, abs=0.01)
+    assert "8%" in found.provenance["transforms"]["vertical-shift"]
+
+
 def test_unknown_probe_and_no_model(tmp_path: Path) -> None:
     with pytest.raises(RCDMError, match="the nearest is invariance"):
         rcdm_core.run_probe("invarianze", models=[FakeRCDM("all")], out=tmp_path)

@@ -121,6 +121,26 @@ def test_learned_variance_and_both_conditionings_train(
     assert rcdm.load(run).config.unet.conditioning == conditioning
 
 
+def test_bf16_is_that_of_the_convolutions_alone(arguments: Make) -> None:
+    """The time embedding, the loss, the weights and their average stay in float32."""
+    trainer = make_trainer(arguments(precision="bf16", conditioning="embedding"))
+    seen: dict[str, torch.dtype] = {}
+
+    def watch(name: str) -> None:
+        module = trainer.network.get_submodule(name)
+        module.register_forward_hook(lambda _module, _inputs, output: seen.update({name: output.dtype}))
+
+    for name in ("input_blocks.0.0", "time_embed", "ssl_emb", "out.2"):
+        watch(name)
+    batch = trainer._batches("train")(0)
+    losses = trainer._losses(trainer.network, batch)
+    half, full = torch.bfloat16, torch.float32
+    assert seen == {"time_embed": full, "ssl_emb": full, "input_blocks.0.0": half, "out.2": half}
+    trainer._step(batch)
+    assert {value.dtype for value in losses.values()} == {full}
+    assert {p.dtype for network in (trainer.network, trainer.ema.network) for p in network.parameters()} == {full}
+
+
 def test_the_unconditional_model(arguments: Make) -> None:
     run = train(arguments(provider="none", provider_options={}))
     model = rcdm.load(run)

@@ -11,7 +11,7 @@
 """
 
 from rcdm_core.training.config import TrainConfig, stopped
-from rcdm_core.training.loop import train
+from rcdm_core.training.loop import train, train_or_stop
 from rcdm_core.training.series import each_checkpoint, train_each
 
-__all__ = ["TrainConfig", "each_checkpoint", "stopped", "train", "train_each"]
+__all__ = ["TrainConfig", "each_checkpoint", "stopped", "train", "train_each", "train_or_stop"]
