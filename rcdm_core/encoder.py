@@ -126,7 +126,10 @@ def resize_for_encoder(images: Tensor, size: int) -> Tensor:
     """
     if images.shape[-2:] == (size, size):
         return images
-    return F.interpolate(images, size=(size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    # Apple's GPUs have it since torch 2.8, and its gradient not yet.
+    place = torch.device("cpu") if images.device.type == "mps" else images.device
+    resized = F.interpolate(images.to(place), size=(size, size), mode="bicubic", antialias=True)
+    return resized.clamp(0, 1).to(images.device)
 
 
 def fingerprint_images(size: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 # What probes write into a result's aggregates beside the models, whose names are keys there too.
 RESERVED = frozenset({"checkpoints", "comparisons", "differences", "moves", "other_images", "probes"})
@@ -37,15 +37,28 @@ def shortened(name: str, size: int) -> str:
 
 def as_folder(name: str) -> str:
     """The name with what does not belong into a folder's replaced."""
-    return re.sub(r"[^\w.+-]+", "-", name)
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-.")
 
 
-def clashes(names: Sequence[str]) -> list[list[int]]:
-    """The places of each name that occurs more than once, as a folder on a disk that knows no case, as many do not."""
+def same_folder(name: str) -> str:
+    """What names have in common that make one folder, on disks that know no case too."""
+    return as_folder(name).casefold()
+
+
+def clashes(names: Sequence[str], alike: Callable[[str], str] = str) -> list[list[int]]:
+    """The places of each name that occurs more than once. alike: what names have in common that are taken for one."""
     groups: dict[str, list[int]] = collections.defaultdict(list)
     for index, name in enumerate(names):
-        groups[as_folder(name).casefold()].append(index)
+        groups[alike(name)].append(index)
     return [members for members in groups.values() if len(members) > 1]
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """The name, or with the first number behind it that makes another folder than those `taken` (of `same_folder`)."""
+    free, number = name, 2
+    while same_folder(free) in taken:
+        free, number = f"{name}-{number}", number + 1
+    return free
 
 
 def differing(paths: Sequence[tuple[str, ...]]) -> list[list[str]]:

@@ -19,8 +19,10 @@ def has_native_bf16(device: torch.device | str) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
+        # Without oneDNN, as in torch for macOS, nothing uses the processor's instructions.
         capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        return any(bool(value) for name, value in capabilities.items() if name.endswith("bf16"))
+        named = any(bool(value) for name, value in capabilities.items() if name.endswith("bf16"))
+        return named and torch.backends.mkldnn.is_available()
     return False
 
 

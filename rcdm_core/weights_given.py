@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from .errors import RCDMError
-from .naming import clashes, differing
+from .naming import clashes, differing, free_name, same_folder
 
 # What a checkpoint's name may end in; of resnet.pth.tar the name is resnet, of ckpt_0.5.pth it is ckpt_0.5.
 _SUFFIXES = (".pth", ".pt", ".pt2", ".ckpt", ".torch", ".tar", ".bin", ".safetensors", ".onnx", ".pkl", ".th")
@@ -89,16 +89,18 @@ def name_weights(weights: Sequence[str]) -> list[str]:
     """
     parts = [_parts(text) for text in weights]
     names = [_stem(of[-1]) for of in parts]
-    for members in clashes(names):
+    for members in clashes(names, same_folder):
         folders = differing([parts[index] for index in members])
         for index, different in zip(members, folders, strict=True):
             names[index] = "-".join([*different, names[index]])
-    for members in clashes(names):
+    for members in clashes(names, same_folder):
         for index in members:
             names[index] = names[index].removesuffix(_stem(parts[index][-1])) + parts[index][-1]
-    for members in clashes(names):  # a-b/c and a/b-c
-        for number, index in enumerate(members[1:], 2):
-            names[index] = f"{names[index]}-{number}"
+    taken = {same_folder(name) for name in names}
+    for members in clashes(names, same_folder):  # a-b/c and a/b-c
+        for index in members[1:]:
+            names[index] = free_name(names[index], taken)
+            taken.add(same_folder(names[index]))
     return names
 
 

@@ -151,6 +151,8 @@ def test_a_plugins_probe_runs_again_after_it_was_edited(tmp_path: Path, monkeypa
     assert before == everything._code_of(run) != everything._code_of(PROBES["variance"].run)
     (tmp_path / "edited" / "work.py").write_text("def run(context):\n    return 2\n")
     assert everything._code_of(run) not in (before, None)
+    (tmp_path / "edited" / ".#work.py").symlink_to("nobody@nowhere.1:2")  # Emacs' lock on a file
+    assert everything._code_of(run) is not None
     assert everything._code_of(print) is None
     for name in ("edited", "edited.work"):
         del sys.modules[name]
@@ -414,5 +416,6 @@ def test_the_conclusion_tells_where_two_probes_disagree() -> None:
     without = conclude(["a", "b"], {"invariance": invariance}, {"retention": "there are too few pictures."})
     assert "there are too few pictures." in without.answer[0] and without.answer[1] == "by invariance"
     assert "few pictures." in without.answer[0] and ".." not in without.answer[0]
+    assert not any("beyond chance" in sentence for sentence in without.answer)  # its own answer says that
     nothing = conclude(["a"], {}, {})
     assert nothing.table == {} and nothing.answer[0].endswith("did not run: it was not asked for.")

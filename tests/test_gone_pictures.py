@@ -135,7 +135,7 @@ def test_what_was_drawn_before_is_not_drawn_again(
 
 
 def test_the_whole_folder_gone_is_one_sentence(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(RCDMError, match=r"No picture of .*data can be read; give others with --data or --image\.$"):
+    with pytest.raises(RCDMError, match=r"No picture of .*data can be read; give others with --image or --data\.$"):
         run("samples", tmp_path / "out", Then(lambda: shutil.rmtree(folder)), data=folder, **PROBES["samples"])
     assert not json.loads((tmp_path / "out" / "result.json").read_text())["complete"]
 

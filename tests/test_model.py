@@ -156,6 +156,11 @@ def test_precision_by_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     for capabilities, expected in (({"avx512_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found, raising=False)
         assert precision.resolve_precision("auto", "cpu") == expected
+    # Apple's M2 says that it has it, and torch is built without what would use it there
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True}, raising=False)
+    for built, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda found=built: found)
+        assert precision.resolve_precision("auto", "cpu") == expected
     assert precision.resolve_precision("bf16", "cpu") == torch.bfloat16
     assert precision.resolve_precision("float32", "cpu") == torch.float32
 

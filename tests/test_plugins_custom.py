@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import signal
 import sys
 from pathlib import Path
@@ -110,6 +111,23 @@ def test_each_file_has_the_helpers_beside_it(folder: Path) -> None:
     torch.testing.assert_close(load_encoder("custom:enc.py:plain", image_size=16)(GREY), first(GREY))
     (folder / "beside.py").write_text("SCALE = 20.00\n")
     torch.testing.assert_close(load_encoder("custom:enc.py:plain", image_size=16)(GREY), first(GREY) * 10)
+
+
+def test_helpers_in_a_folder_without_an_init_and_those_that_run_once(folder: Path) -> None:
+    """The same encoder twice runs no helper again; another file's helper comes back when its own is not taken."""
+    for name, scale in (("one", 2), ("two", 5)):
+        (folder / name / "models").mkdir(parents=True)
+        (folder / name / "enc.py").write_text(CODE.replace("import beside", "from models import net as beside"))
+        note = f"import builtins\nbuiltins.rcdm_ran = [*getattr(builtins, 'rcdm_ran', []), {name!r}]\n"
+        (folder / name / "models" / "net.py").write_text(f"{note}SCALE = {scale}.0\n")
+    first, again = (load_encoder("custom:one/enc.py:plain", image_size=16)(GREY) for _ in range(2))
+    second = load_encoder("custom:two/enc.py:plain", image_size=16)(GREY)
+    torch.testing.assert_close(first, again)
+    torch.testing.assert_close(second, first * 2.5)
+    assert builtins.rcdm_ran == ["one", "two"]  # type: ignore[attr-defined]
+    load_encoder("custom:enc.py:plain", image_size=16)
+    assert sys.modules["models.net"].SCALE == 5 and sys.modules["beside"].SCALE == 2
+    del builtins.rcdm_ran, sys.modules["models"], sys.modules["models.net"]  # type: ignore[attr-defined]
 
 
 def test_a_function_in_a_package_is_an_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

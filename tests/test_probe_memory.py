@@ -73,7 +73,7 @@ def _distances(monkeypatch: pytest.MonkeyPatch, watch: Watch) -> None:
             watch.add(arguments[5].shown[kind])
 
     _wrap(monkeypatch, rcdm_core.probes.distances, "_own", after)
-    monkeypatch.setattr(rcdm_core.probes.distances, "SHOWN", 1)
+    monkeypatch.setattr(rcdm_core.report.grid, "SHOWN_ROWS", 1)
 
 
 def _manipulation(monkeypatch: pytest.MonkeyPatch, watch: Watch) -> None:
@@ -82,7 +82,7 @@ def _manipulation(monkeypatch: pytest.MonkeyPatch, watch: Watch) -> None:
             watch.add(array)
 
     _wrap(monkeypatch, rcdm_core.probes.manipulation, "look_at", after)
-    monkeypatch.setattr(rcdm_core.probes.manipulation, "SHOWN_ROWS", 1)
+    monkeypatch.setattr(rcdm_core.report.grid, "SHOWN_ROWS", 1)
 
 
 PROBES: dict[str, tuple[Callable[[pytest.MonkeyPatch, Watch], None], dict[str, Any]]] = {

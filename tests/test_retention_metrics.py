@@ -17,6 +17,7 @@ from rcdm_core.metrics.readout import cross_validate, fit_readout
 from rcdm_core.metrics.retention import (
     Observed,
     agreement,
+    hearing,
     instrument,
     over_samples,
     rendered_retention,
@@ -57,6 +58,19 @@ def test_coverage_on_planted_data(kept: float) -> None:
         del hits["decodable"]
     for name, count in hits.items():
         assert BAND[0] <= count <= BAND[1], (name, count)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
+def test_the_units_of_h_do_not_matter_for_what_comes_back_of_it(unit: float) -> None:
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((60, 3))
+    again = h + 0.5 * rng.standard_normal(h.shape)
+    h[:, 2] = again[:, 2] = 7  # which says nothing
+    found, plain = hearing(unit * h, unit * again, seed=0), hearing(h, again, seed=0)
+    assert found is not None and plain is not None
+    assert found.value == pytest.approx(plain.value) and 0.8 < plain.value < 1.2
+    for constant in (unit * np.ones((60, 3)), np.zeros((60, 3))):
+        assert hearing(constant, again, seed=0) is None
 
 
 def test_nothing_decodes_to_nothing() -> None:

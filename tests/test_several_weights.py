@@ -91,6 +91,8 @@ def test_a_pattern_is_expanded_in_natural_order(tmp_path: Path, monkeypatch: pyt
         (["a-b/c/net.pth", "a/b-c/net.pth"], ["a-b-c-net.pth", "a-b-c-net.pth-2"]),
         (["x/epoch 1.pth", "x/epoch-1.pth"], ["epoch 1.pth", "epoch-1.pth-2"]),  # runs/PROVIDER-epoch-1 of both
         (["https://h/uc?id=A", "https://h/uc?id=B"], ["uc", "uc-2"]),
+        (["https://h/uc?id=A", "https://h/uc?id=B", "x/uc-2.pth"], ["uc", "uc-3", "uc-2"]),
+        (["x/net (1).pth", "y/net-1.pth"], ["x-net (1)", "y-net-1"]),
         (["https://h/simclr/final.torch", "https://h/moco/final.torch?x=1"], ["simclr-final", "moco-final"]),
     ],
 )

@@ -10,6 +10,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,31 +44,72 @@ def call(name: str, place: Place, weights: str | None, own: Mapping[str, Any]) -
     return result
 
 
-_helpers: set[str] = set()  # modules that users' files have imported from beside themselves
+@dataclass(frozen=True)
+class _Helper:
+    """A module that a user's file imported from beside itself: from which folder, and its file as it was then.
+
+    file is None for a folder without an __init__.py.
+    """
+
+    folder: Path
+    file: Path | None
+    stamp: tuple[int, int] | None
+
+    def is_edited(self) -> bool:
+        return self.stamp != _stamp(self.file)
+
+
+_helpers: dict[str, _Helper] = {}  # by the name of the module
 
 
 @contextlib.contextmanager
 def _own_helpers(place: Place) -> Iterator[None]:
     """Inside, what a user's file imports from beside it is what is there now.
 
-    Not the module of that name that another user's file imported from beside itself, nor what it was before an edit.
+    Not the module of that name that another user's file imported from beside itself, which is put back unless its name
+    was taken, nor what it was before an edit. What has not changed is not run again.
     """
     if place.module is not None:  # which is imported once, as Python does
         yield
         return
-    for name in _helpers & set(sys.modules):
-        top = place.folder / name.partition(".")[0]
-        if top.with_suffix(".py").is_file() or top.is_dir():
-            del sys.modules[name]
+    loaded = {name: helper for name, helper in _helpers.items() if name in sys.modules}
+    edited = {helper.folder for helper in loaded.values() if helper.is_edited()}
+    hidden = {
+        name: sys.modules.pop(name)
+        for name, helper in loaded.items()
+        if helper.folder != place.folder or helper.folder in edited
+    }
+    if hidden:
+        importlib.invalidate_caches()
     before = set(sys.modules)
     try:
         yield
     finally:
+        for name, module in hidden.items():
+            taken = name.partition(".")[0] in set(sys.modules) - before
+            if _helpers[name].folder != place.folder and not taken:
+                sys.modules[name] = module
         for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None)
-            is_new = name.partition(".")[0] not in before
-            if is_new and file is not None and place.folder in Path(file).resolve().parents:
-                _helpers.add(name)
+            _remember(name, place.folder, before, hidden)
+
+
+def _remember(name: str, folder: Path, before: set[str], hidden: Mapping[str, ModuleType]) -> None:
+    """Note a module that was imported just now, if it is from below the folder and no part of what was there before."""
+    module = sys.modules[name]
+    if module is hidden.get(name) or name.partition(".")[0] in before:
+        return
+    file = getattr(module, "__file__", None)
+    places = [file] if file is not None else [*getattr(module, "__path__", ())]
+    if any(folder in Path(one).resolve().parents for one in places):
+        path = None if file is None else Path(file)
+        _helpers[name] = _Helper(folder, path, _stamp(path))
+
+
+def _stamp(file: Path | None) -> tuple[int, int] | None:
+    try:
+        return None if file is None else ((found := file.stat()).st_mtime_ns, found.st_size)
+    except OSError:
+        return None
 
 
 def _import_module(name: str, path: Path | None) -> ModuleType:

@@ -48,7 +48,7 @@ class ImageFolder(ImageSource):
 
     def __init__(self, root: str | Path, *, fit: str = "crop", keep_duplicates: bool = False) -> None:
         super().__init__()
-        self.root = Path(root)
+        self.root = Path(os.path.expanduser(root))  # which a shell leaves as it is in --data=~/images
         self.fit = check_fit(fit)
         self.keep_duplicates = keep_duplicates
         self.duplicates = 0

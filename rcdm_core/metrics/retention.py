@@ -144,7 +144,7 @@ def hearing(h: np.ndarray, again: np.ndarray, *, seed: int) -> Estimate | None:
     """
     h, again = np.asarray(h, dtype=np.float64), np.asarray(again, dtype=np.float64)
     scale = h.std(axis=0)
-    varies = scale > 1e-6 * np.maximum(1.0, np.abs(h).max(axis=0))
+    varies = scale > 1e-6 * np.abs(h).max(axis=0)  # relative: the units of h say nothing
     if not varies.any():
         return None
     h, again = h[:, varies] / scale[varies], again[:, varies] / scale[varies]

@@ -48,12 +48,14 @@ def conclude(names: Sequence[str], results: Mapping[str, Mapping[str, Any]], rea
     if retention is not None:
         answer += retention["answer"]
         answer += [_how_known(retention), _how_sure(names, table)]
+        between = _differences(results)
     else:
         why = reasons.get("retention", "it was not asked for").rstrip(".")  # a sentence, or a foreign error's words
         answer.append(f"What is kept and dropped was not measured, because the probe retention did not run: {why}.")
         answer += invariance["answer"] if invariance is not None else []
+        between = []  # which the answer of invariance ends with
     answer += _cross_check(names, table)
-    answer += _differences(results)
+    answer += between
     answer += _generators(names, results)
     return Conclusion(answer, table)
 

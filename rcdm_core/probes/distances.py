@@ -187,7 +187,7 @@ def _nearest(
 ) -> _Neighbours:
     """The nearest pictures of a model's training, but for the picture itself."""
     model, n = context.models[m], context.params["samples"]
-    training = training_pictures(model, data, context.params["training"])
+    training = training_pictures(model, data, context.params["training"], gone=context.gone)
     if not len(training):
         result.notes.append(
             f"The pictures that {context.names[m]} was trained on are not at hand, so that none of them is the nearest."

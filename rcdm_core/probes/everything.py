@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rcdm_core
 from rcdm_core.errors import RCDMError, first_line
 from rcdm_core.probes.base import Context, Probe, Result, describe_model
 from rcdm_core.probes.conclusion import conclude
@@ -212,18 +213,19 @@ def _key(probe: Probe, params: Mapping[str, Any], settings: Mapping[str, Any]) -
 
 
 def _code_of(run: Any) -> str | None:
-    """A digest of the source of the package, or the one file, that a probe's `run` is from; None without any.
+    """A digest of the source of the package, or the one file, that a probe's `run` is from, and of this one's; None
+    where the first is not known.
 
     A plugin that is being written, and a clone that is brought up to date, change under one version.
     """
-    module = sys.modules.get(getattr(run, "__module__", "").partition(".")[0])
-    place = getattr(module, "__file__", None)
-    if place is None:
-        return None
-    file = Path(place)
-    digest = hashlib.sha256()
-    for source in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
-        digest.update(str(source.relative_to(file.parent)).encode() + b"\0" + source.read_bytes())
+    own, digest = sys.modules.get(getattr(run, "__module__", "").partition(".")[0]), hashlib.sha256()
+    for place in (getattr(own, "__file__", None), rcdm_core.__file__):
+        if place is None:
+            return None
+        file = Path(place)
+        for source in sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]:
+            with contextlib.suppress(OSError):  # an editor's link to what is not there, for instance
+                digest.update(str(source.relative_to(file.parent)).encode() + b"\0" + source.read_bytes())
     return digest.hexdigest()
 
 

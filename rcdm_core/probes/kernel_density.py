@@ -89,11 +89,11 @@ def density(context: Context, m: int, data: ImageSource | None, skip: Collection
     """
     params, name, model = context.params, context.names[m], context.models[m]
     if params["source"] == TRAINING:
-        found = training_pictures(model, data, params["training"])
+        found = training_pictures(model, data, params["training"], gone=context.gone)
         remedy = f"give their folder with --data, or --source {DATA} for the density over what is there"
     else:
         ids = {} if data is None else {content_id: i for i, content_id in enumerate(data.ids)}
-        chosen = sorted(set(ids) - set(skip))[: params["training"] or None]
+        chosen = sorted(set(ids) - set(skip) - context.gone)[: params["training"] or None]
         found = Pictures([from_source(data, ids[one]) for one in chosen]) if data is not None else Pictures([])
         remedy = "give a larger folder with --data"
     pictures: list[Picture] = []

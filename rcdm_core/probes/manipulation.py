@@ -172,7 +172,7 @@ def _neighbourhood(
     """Ids and h [P, dim] of the pictures that neighbours are looked for among."""
     if context.params["among"] == AMONG[0]:
         return [picture.id for picture in pool], reference.h
-    training = training_pictures(context.models[m], data, context.params["training"])
+    training = training_pictures(context.models[m], data, context.params["training"], gone=context.gone)
     if len(training) < 2:
         raise RCDMError(
             f"Fewer than two of the pictures that {context.names[m]} was trained on are at hand; give their folder "

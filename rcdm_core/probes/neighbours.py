@@ -118,7 +118,7 @@ TITLES = ["sample", "nearest in h", "nearest in pixels"]
 
 
 def _training(context: Context, m: int, data: ImageSource | None) -> Pictures:
-    found = training_pictures(context.models[m], data, context.params["training"])
+    found = training_pictures(context.models[m], data, context.params["training"], gone=context.gone)
     if len(found) < 3:
         raise RCDMError(
             f"{'Fewer than three' if len(found) else 'None'} of the pictures that {context.names[m]} was trained on are"

@@ -119,9 +119,10 @@ def _halves(context: Context, data: ImageSource | None) -> tuple[Pictures, Pictu
     found = held_out(data, context.models, count=count)
     half = len(found) // 2
     if half < 2:
+        halved = "" if count == 2 * params["count"] else ", as half of the pictures are drawn from"
         raise RCDMError(
             f"{len(found)} held-out picture{' is' if len(found) == 1 else 's are'} too few for two sets of them (4 are "
-            "needed); give more with --data."
+            f"needed{halved}); give more with --data."
         )
     return Pictures(found[:half], found.notes), Pictures(found[half : 2 * half])
 

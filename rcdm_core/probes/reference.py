@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -94,10 +94,13 @@ def random_pictures(context: Context, pool: Pictures, *, kept: int | None = None
     return found
 
 
-def training_pictures(model: RCDM, data: ImageSource | None, count: int) -> Pictures:
+def training_pictures(
+    model: RCDM, data: ImageSource | None, count: int, *, gone: Collection[str] = frozenset()
+) -> Pictures:
     """Pictures that the model was trained on, the first `count` by content id (0: all), each once; none if not known.
 
-    They are looked for in `data` and then in the set of the model's own training.
+    They are looked for in `data` and then in the set of the model's own training. gone: ids of those that went away
+    while the probe ran (`Context.gone`): h may still be known of them.
     """
     for source in (data, default_data(model)):
         if source is None:
@@ -105,7 +108,7 @@ def training_pictures(model: RCDM, data: ImageSource | None, count: int) -> Pict
         order = sorted(range(len(source)), key=source.ids.__getitem__)
         places = {source.ids[index]: index for index in reversed(order) if model.trained_on(source.ids[index])}
         if places:
-            chosen = sorted(places)[: count or None]
+            chosen = sorted(set(places) - set(gone))[: count or None]
             return Pictures([from_source(source, places[content_id]) for content_id in chosen])
     return Pictures([])
 
@@ -115,18 +118,15 @@ def gallery(
 ) -> Iterator[tuple[list[Picture], np.ndarray, np.ndarray | None]]:
     """Pictures in blocks: which, their h [n, dim], and the pictures at the generator's size [n, 3, S, S].
 
-    Those that cannot be read are left out, and so are those that went away while the probe ran, of which h may still be
-    known. Progress advances by the number of pictures.
+    Those that cannot be read are left out. Progress advances by the number of pictures.
     """
     for block in batches(context, pictures):
-        part = Pictures([picture for picture in pictures[block] if picture.id not in context.gone])
-        if not part:
-            continue
+        part = pictures[block]
         try:
             h = h_of(model, part, context)
             shown = read_arrays(part, model.image_size, fit_of(model)) if pixels else None
         except UnreadableImage:
-            part = Pictures([picture for picture in part if _readable(picture, model)])
+            part = [picture for picture in part if _readable(picture, model)]
             if not part:
                 continue
             h = h_of(model, part, context)

@@ -31,8 +31,9 @@ class Batch:
     h: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """On `device`."""
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in ("x0", "noise", "t", "h")))
+        """On `device`. The copy is waited for: of ordinary memory a GPU gains nothing otherwise, and Apple's reads what
+        may have been freed by then."""
+        return Batch(*(getattr(self, name).to(device) for name in ("x0", "noise", "t", "h")))
 
     def parts(self, count: int) -> Iterator[Batch]:
         """`count` equal parts; strided, so that the timesteps of each part are spread as evenly as the whole's."""

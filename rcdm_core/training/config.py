@@ -166,7 +166,7 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         values = asdict(self)
-        values["precision"] = self.precision_or_auto
+        values["precision"], values["accumulate"] = self.precision_or_auto, self.accumulate or 1
         values["provider_options"] = {
             name: list(value) if isinstance(value, tuple) else value for name, value in self.provider_options.items()
         }

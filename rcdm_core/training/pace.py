@@ -42,11 +42,13 @@ def seconds_a_step(config: TrainConfig, unet: UNetConfig) -> float:
                 predicted = network(x_t, timestep, h)
             network.zero_grad(set_to_none=True)
             predicted.float().square().mean().backward()
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip or math.inf)
+            float(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip or math.inf))  # a real step waits for it
             for optimizer in optimizers:
                 optimizer.step()
             average.update(len(durations))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
+            elif device.type == "mps":
+                torch.mps.synchronize()
             durations.append(time.perf_counter() - start)
     return REST * statistics.median(durations[BEFORE:])

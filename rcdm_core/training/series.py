@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rcdm_core.errors import RCDMError
+from rcdm_core.naming import free_name, same_folder
 from rcdm_core.progress import Reporter
 from rcdm_core.registry import find_provider
 from rcdm_core.training.config import TrainConfig, stopped
@@ -65,7 +66,12 @@ def _labels(name: str, folder: Path, files: Sequence[str]) -> list[str]:
                 known[_place(record["weights"])] = record["label"]
     asked = [_place(file) for file in files]
     names = name_weights([*files, *(place for place in known if place not in asked)])
-    return [known.get(place, f"{name}-{new}") for place, new in zip(asked, names, strict=False)]
+    taken = {same_folder(label) for label in known.values()}
+    labels = []
+    for place, new in zip(asked, names, strict=False):
+        labels.append(known.get(place) or free_name(f"{name}-{new}", taken))
+        taken.add(same_folder(labels[-1]))
+    return labels
 
 
 def _place(weights: str) -> str:
@@ -76,7 +82,7 @@ def train_each(configs: Sequence[TrainConfig], progress: Reporter | None = None)
     """`train` for each of them in turn; returns the folders of their bundles.
 
     One that fails does not keep the later ones from being trained: the others are finished first. Ctrl-C ends the
-    series; the last folder is then that of the run that was stopped.
+    series; the last folder is then that of the run that was stopped, or that had just been finished.
 
     Raises RCDMError at the end when some have failed, with the reasons and what is done.
     """

@@ -232,7 +232,7 @@ def remarks(asked: TrainConfig, config: TrainConfig, saved: SavedState | None) -
 
 def default_run_folder(provider: str) -> Path:
     """runs/PROVIDER, with what does not belong into a folder's name replaced."""
-    return Path("runs") / as_folder(provider.rsplit("/", 1)[-1]).strip("-.")
+    return Path("runs") / as_folder(provider.rsplit("/", 1)[-1])
 
 
 def _run_path(config: TrainConfig, provider: Provider) -> Path:
