@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fake_rcdm import FakeRCDM
 from PIL import Image
 
@@ -16,9 +17,10 @@ from rcdm_core.data.shapes import Shapes
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.ranks import chance
 from rcdm_core.probes.base import Result
+from rcdm_core.probes.encoding import h_at_image_size, h_of
 from rcdm_core.probes.faithfulness import answer_other
 from rcdm_core.probes.other_samples import read_other_samples
-from rcdm_core.probes.pictures import Pictures, from_source
+from rcdm_core.probes.pictures import Pictures, choose, from_source, read_arrays
 
 DATA = Shapes(150, seed=5)
 
@@ -341,3 +343,15 @@ def test_one_sample_of_one_picture_is_said_as_such() -> None:
     assert answer_other("a", entry, 9).endswith("1 sample of 1 picture).")
     entry["other"] |= {"samples": 3, "pictures": 2}
     assert answer_other("a", entry, 9).endswith("3 samples of 2 pictures).")
+
+
+def test_pictures_at_the_samples_size_are_other_pictures() -> None:
+    model = FakeRCDM("draws at 32, encodes at 64")
+    held = choose([], DATA, [model], count=8)
+    small = model.encode(torch.from_numpy(read_arrays(held, 32, "crop"))).numpy()
+    assert np.allclose(h_at_image_size(model, held), small) and not np.allclose(h_of(model, held), small)
+
+
+def test_the_ceiling_among_originals_is_of_small_pictures(result: Result) -> None:
+    entry = result.aggregates["size"]["galleries"]["originals"]  # one number, which 32 pixels tell less exactly
+    assert entry["ceiling"]["mean_rank"]["value"] > 1

@@ -323,6 +323,25 @@ def test_attacks_flip_and_samples_follow_h(attacked: Result) -> None:
     assert "an attack of ε =" in attacked.answer[0]
 
 
+def test_shares_of_flipped_samples_are_counts(attacked: Result) -> None:
+    """Figure 4: what samples of the h of pictures that were flipped show."""
+    counted = 0
+    for name in ("shapes-no-color", "shapes-no-color deaf"):
+        seen = [(r["class"], r["models"][name]) for r in attacked.images if "samples" in r["models"][name]]
+        for e, step in enumerate(attacked.aggregates[name]["steps"]):
+            flipped = [
+                (true, of["predicted"][e], of["samples"][e])
+                for true, of in seen
+                if of["unattacked"] == true != of["predicted"][e]
+            ]
+            for key, k in (("flipped_samples_true", 0), ("flipped_samples_follow", 1)):
+                shares = [np.mean([one == found[k] for one in found[2]]) for found in flipped]
+                assert step[key]["n"] == len(shares)
+                assert not shares or step[key]["value"] == pytest.approx(np.mean(shares))
+                counted += len(shares)
+    assert counted > 4
+
+
 def test_the_output_of_adversarial(attacked: Result) -> None:
     stored = json.loads((attacked.out / "result.json").read_text())
     assert stored["complete"] and stored["epsilons"] == [0, 0.05, 0.3] and "[0, 1] image" in stored["epsilon_unit"]

@@ -176,6 +176,15 @@ def test_samples_of_a_class_mean_are_at_the_mean(tmp_path: Path) -> None:
     assert "1 class" in (tmp_path / "one" / "report.html").read_text()
 
 
+def test_a_picture_is_left_out_of_the_mean_that_it_is_compared_with(tmp_path: Path) -> None:
+    """Of classes that mean nothing, two pictures each: with itself in the mean, a picture would be nearest to it."""
+    rows = random_rows(np.random.default_rng(0), 20)
+    for i in range(10):
+        write_discs(tmp_path / "in" / str(i), rows[2 * i : 2 * i + 2])
+    found = run("class-mean", [FakeRCDM("exact")], tmp_path / "out", data=tmp_path / "in", samples=1)
+    assert found.aggregates["exact"]["own_real"]["value"] < 0.4
+
+
 def test_labels_that_there_are_not(tmp_path: Path) -> None:
     paths = write_discs(tmp_path / "flat", random_rows(np.random.default_rng(0), 4))
     write_discs(tmp_path / "single" / "only", random_rows(np.random.default_rng(1), 3))

@@ -310,3 +310,16 @@ def test_a_class_of_one_held_out_picture_is_said(tmp_path: Path) -> None:
     assert squares["same class"]["n"] == 4 and squares["random pictures"]["n"] == 5
     page = (tmp_path / "out" / "report.html").read_text()
     assert re.search(r"same class</th>.*?>4<", page, re.DOTALL)
+
+
+def test_samples_are_drawn_as_was_asked(tmp_path: Path) -> None:
+    seen = []
+
+    class Noting(FakeRCDM):
+        def sample(self, h: torch.Tensor, n: int = 1, **given: Any) -> torch.Tensor:
+            seen.append([given[key] for key in ("sampler", "steps", "precision", "seed")])
+            return super().sample(h, n, **given)
+
+    asked: dict[str, Any] = {"sampler": "ddim", "steps": 7, "precision": "float32", "seed": 3}
+    run("variance", [Noting("m")], tmp_path, count=1, samples=2, pool=4, **asked)
+    assert seen and all(one == ["ddim", 7, "float32", 3] for one in seen)

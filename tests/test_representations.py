@@ -328,3 +328,14 @@ def test_memory_does_not_grow_with_the_number_of_images(
         tracemalloc.stop()
     per_image = (peaks[1] - peaks[0]) / 600
     assert per_image < 400, f"{per_image:.0f} bytes an image; one picture of 16 x 16 alone has 768"
+
+
+def test_h_is_of_pictures_resized_as_the_encoder_asks(tmp_path: Path) -> None:
+    options = {"image_size": 8, "interpolation": "nearest"}
+    nearest = rcdm.load_encoder(write_encoder(tmp_path / "e.py"), options=options)
+    source = ImageFolder(write_images(tmp_path / "images", 5, size=(40, 40)))
+    data = run_pass(source, nearest, tmp_path / "cache")
+    pixels = np.stack([source.get(int(i), 8, "nearest") for i in data.order])
+    with torch.no_grad():
+        expected = nearest(torch.from_numpy(pixels).float() / 255).numpy()
+    assert np.allclose(data.h[np.arange(5)][:, 0], expected, atol=1e-5)

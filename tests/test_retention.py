@@ -21,7 +21,7 @@ from rcdm_core.data.shapes import Factors, Shapes, render_batch
 from rcdm_core.errors import RCDMError
 from rcdm_core.metrics.attributes import measure
 from rcdm_core.metrics.bootstrap import Estimate
-from rcdm_core.probes import retention_class
+from rcdm_core.probes import retention, retention_class
 from rcdm_core.probes.base import Result
 from rcdm_core.probes.retention_class import labels_of, one_hot, usable_labels
 from rcdm_core.probes.verdicts import Retained, judge_retention
@@ -350,3 +350,17 @@ def estimate(value: float, width: float = 0.05) -> Estimate:
 )
 def test_judgement(found: Retained, code: str) -> None:
     assert judge_retention(found).code == code
+
+
+def test_readouts_are_fitted_on_no_measured_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, plain = [], retention.held_out
+    monkeypatch.setattr(retention, "held_out", lambda *a, **k: chosen.append(plain(*a, **k)) or chosen[-1])
+    found = run([ExactRCDM("shapes-no-color")], tmp_path, count=40, pool=40, samples=1, judge="none", rows=0)
+    (pool,) = chosen
+    assert len(pool) == 40 and not {one.id for one in pool} & {one["content_id"] for one in found.images}
+
+
+def test_what_more_pictures_would_add_to_a_readout_is_measured(tmp_path: Path) -> None:
+    """From 12 pictures instead of 24, for an h of 16 numbers."""
+    found = run([ExactRCDM()], tmp_path, count=30, pool=0, samples=1, judge="none", rows=0)
+    assert found.aggregates["shapes-all"]["attributes"]["position"]["growth"] > 0.01

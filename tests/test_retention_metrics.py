@@ -206,3 +206,12 @@ def test_a_judge_knows_shapes_by_their_outline() -> None:
     assert (said.argmax(axis=1) == labels[300:]).mean() > 0.95 and (said.sum(axis=1) == 1).all()
     assert judge.one_hot(pictures[:0]).shape == (0, 5)
     assert np.isfinite(judge.one_hot(np.full((2, 3, 32, 32), 0.5))).all()  # nothing to be seen is no error
+
+
+def test_each_dimension_of_h_counts_alike() -> None:
+    rng = np.random.default_rng(0)
+    h = rng.standard_normal((200, 3))
+    again = h.copy()
+    again[:, 0] = rng.standard_normal(200)  # the largest one is not heard
+    found = hearing(h * [1e3, 1, 1], again * [1e3, 1, 1], seed=0)
+    assert found is not None and found.value == pytest.approx(2 / 3, abs=0.1)

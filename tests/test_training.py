@@ -407,3 +407,33 @@ def test_where_a_run_is_put_by_default(arguments: Make, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     name = write_encoder(tmp_path / "my_encoder.py")
     assert train(arguments(out=None, provider=name, steps=1)) == Path("runs/my_encoder.py-build")
+
+
+def test_a_bundle_holds_the_average_and_statistics_of_noised_pictures(arguments: Make) -> None:
+    trainer = make_trainer(arguments(ema=0.5))
+    source, seen = trainer._batches("train"), []
+    for step in range(3):
+        trainer._step(source(step))
+    hook = trainer.ema.network.register_forward_pre_hook(lambda _, given: seen.append(given))
+    trainer._recompute_statistics()
+    hook.remove()
+    batch = trainer._batches("batch norm")(0)
+    noised = trainer.diffusion.q_sample(batch.x0, batch.t, batch.noise)
+    assert torch.equal(seen[0][0], noised) and torch.equal(seen[0][1], batch.t) and torch.equal(seen[0][2], batch.h)
+    trainer.save(preview=False)
+    stored = bundle.read(trainer.setup.run)[1].unet
+    assert trainer.ema.decay == 0.5
+    assert all(torch.equal(stored[name], value) for name, value in trainer.ema.state().items())
+    assert any(not torch.equal(stored[name], value) for name, value in trainer.network.named_parameters())
+
+
+def test_the_recipe_reaches_the_optimizers(arguments: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "micro", replace(PRESETS["micro"], betas=(0.9, 0.95)))
+    trainer = make_trainer(arguments(steps=6, lr_schedule="cosine", weight_decay=0.3, optimizer="muon"))
+    groups = [group for one in trainer.optimizers for group in one.param_groups]
+    assert {group["weight_decay"] for group in groups} == {0.3}
+    assert {group["betas"] for group in groups if "betas" in group} == {(0.9, 0.95)}
+    for step in range(6):
+        trainer._step(trainer._batches("train")(step))
+        assert groups[0]["lr"] == learning_rate(trainer.recipe, step, 6)
+    assert groups[0]["lr"] < 0.5 * trainer.recipe.lr
