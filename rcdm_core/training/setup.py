@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -79,7 +80,7 @@ def claimed(config: TrainConfig) -> Iterator[None]:
 
 def refuse_place(config: TrainConfig, run: Path) -> None:
     """Raises RCDMError for a run among its own pictures, or a new one whose folder of them is not there."""
-    data = config.complete().data
+    data = None if config.data is None else os.path.expanduser(config.data)  # told as it was given otherwise
     if not is_shapes(data):
         if not run.exists():  # that it goes on with other arguments is said before what is wrong with these
             require_folder(Path(str(data)))
