@@ -85,11 +85,12 @@ def _own_helpers(place: Place) -> Iterator[None]:
     try:
         yield
     finally:
+        imported = set(sys.modules) - before
+        taken = {name.partition(".")[0] for name in imported}
         for name, module in hidden.items():
-            taken = name.partition(".")[0] in set(sys.modules) - before
-            if _helpers[name].folder != place.folder and not taken:
+            if _helpers[name].folder != place.folder and name.partition(".")[0] not in taken:
                 sys.modules[name] = module
-        for name in set(sys.modules) - before:
+        for name in imported:
             _remember(name, place.folder, before, hidden)
 
 
