@@ -1,4 +1,4 @@
-"""What every test stands on: two threads, and caches that are not the user's."""
+"""What every test stands on: two threads, caches that are not the user's, and random numbers of its own."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["RCDM_CACHE"]
     else:
         os.environ["RCDM_CACHE"] = before
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_in_any_order() -> Iterator[None]:
+    """Each test begins with the random numbers that torch begins with, whichever tests ran before it."""
+    with torch.random.fork_rng(devices=[]):
+        yield
