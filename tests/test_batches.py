@@ -69,12 +69,12 @@ def test_picture_and_h_are_flipped_together(batches: Callable[..., Batches]) -> 
             assert np.array_equal(h, source.dataset.h[np.array([row])][0, int(flipped)])
             seen.add(flipped)
     assert seen == {True, False}
-    assert not batches(flip=False)._flips(0).any()
+    assert not batches(flip=False)._flips(0, 8).any()
 
 
 def test_timesteps_are_uniform_and_spread_over_each_batch(batches: Callable[..., Batches]) -> None:
     source = batches()
-    drawn = torch.stack([source._timesteps(step) for step in range(800)])
+    drawn = torch.stack([source._timesteps(step, np.arange(8), 8) for step in range(800)])
     assert drawn.min() >= 0 and drawn.max() <= 999
     for column in drawn.T:  # each picture's own range ...
         assert column.float().std() > 30

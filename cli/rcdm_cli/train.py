@@ -78,6 +78,9 @@ class QuotesWanted(click.Command):
 @click.option("--h-lr", type=float, metavar="SHARE", help="Of --lr, for the layers that read h. [default: preset's]")
 @click.option("--lr-schedule", help="constant, or cosine, down to zero at --steps. [default: preset's]")
 @click.option("--warmup", type=click.IntRange(0), metavar="STEPS", help="Until --lr is reached. [default: preset's]")
+@click.option(
+    "--half-size", type=click.IntRange(0), metavar="STEPS", help="First ones on twice as many images, of half the size."
+)
 @click.option("--weight-decay", type=float, help="Decoupled. [default: preset's]")
 @click.option("--clip", type=float, metavar="NORM", help="Bound of the gradient's norm, 0: none. [default: preset's]")
 @click.option("--ema", type=float, metavar="DECAY", help="Of the averaged weights that are kept. [default: preset's]")

@@ -66,6 +66,7 @@ class TrainConfig:
     h_lr: float | None = None           # learning rate of the layers that read h, as a share of lr
     lr_schedule: str | None = None      # constant or cosine (down to zero at --steps); None: the preset's if it can be
     warmup: int | None = None           # steps over which lr rises from zero
+    half_size: int | None = None        # the first so many steps see pictures of half the size, twice as many each
     weight_decay: float | None = None
     clip: float | None = None           # largest norm of the gradient; 0: none
     ema: float | None = None            # decay of the averaged weights, which are the ones that are kept
@@ -98,7 +99,9 @@ class TrainConfig:
         for name in ("steps", "batch_size"):
             value = getattr(self, name)
             _require(value is None or value <= _MOST, f"{_option(name)} {value} must be at most {_MOST}")
-        for name in ("warmup", "weight_decay", "clip", "preview_every", "held_out", "pixel_cache_limit", "seed"):
+        for name in (
+            "warmup", "half_size", "weight_decay", "clip", "preview_every", "held_out", "pixel_cache_limit", "seed"
+        ):  # fmt: skip
             value = getattr(self, name)
             holds = value is None or (value >= 0 and math.isfinite(value))
             _require(holds, f"{_option(name)} {value} must be a number of at least 0")
@@ -152,7 +155,9 @@ class TrainConfig:
         schedule = self.lr_schedule or ("constant" if self.minutes_alone else preset.lr_schedule)
         own = {
             name: getattr(self, name)
-            for name in ("batch_size", "optimizer", "lr", "h_lr", "warmup", "weight_decay", "clip", "standardise")
+            for name in (
+                "batch_size", "optimizer", "lr", "h_lr", "warmup", "half_size", "weight_decay", "clip", "standardise"
+            )
             if getattr(self, name) is not None
         }
         recipe = replace(Recipe.of(preset), lr_schedule=schedule, accumulate=self.accumulate or 1, **own)
@@ -160,6 +165,15 @@ class TrainConfig:
         _require(
             recipe.batch_size % recipe.accumulate == 0,
             f"--batch-size {recipe.batch_size} cannot be split into --accumulate {recipe.accumulate} equal parts",
+        )
+        _require(
+            recipe.half_size == 0 or not self.minutes_alone,
+            f"--half-size {recipe.half_size} needs --steps, because a run must not end before its pictures are whole",
+        )
+        steps = self.steps or preset.steps
+        _require(
+            recipe.half_size == 0 or recipe.half_size < steps,
+            f"--half-size {recipe.half_size} must be less than --steps {steps}, so that some steps see whole pictures",
         )
         return recipe
 
@@ -179,7 +193,7 @@ class TrainConfig:
         that a preset that was edited in between is noticed and spelling out a default is not.
         """
         now, recipe_now = self.to_dict(), self.recipe().to_dict()
-        recipe = {"optimizer": "adamw", **recipe}  # the only one there was, once
+        recipe = {"optimizer": "adamw", "half_size": 0, **recipe}  # what there was alone, once
         pairs = [
             (entry.name, earlier.get(entry.name), now[entry.name])
             for entry in fields(self)
@@ -223,6 +237,7 @@ class Recipe:
     ema: float
     standardise: bool
     h_lr: float
+    half_size: int
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -234,6 +249,7 @@ class Recipe:
         return cls(
             preset.batch_size, 1, preset.optimizer, preset.lr, preset.lr_schedule, preset.warmup, preset.betas,
             preset.weight_decay, preset.clip, preset.ema_decay, preset.standardise, preset.h_lr,
+            preset.half_size,
         )  # fmt: skip
 
 
@@ -254,12 +270,19 @@ def default_held_out(count: int) -> int:
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int | None) -> float:
-    """lr of the step that comes after `step` finished ones: linear warm-up, then constant or half a cosine to zero."""
+    """lr of the step that comes after `step` finished ones: linear warm-up, then constant or half a cosine to zero.
+
+    The cosine goes by the pixels seen, of which a step of halved pictures has half as many.
+    """
     warm = min(1.0, (step + 1) / (recipe.warmup + 1))
     if recipe.lr_schedule == "constant" or steps is None:
         return recipe.lr * warm
-    left = max(steps - recipe.warmup, 1)
-    done = min(max(step - recipe.warmup, 0) / left, 1.0)
+
+    def seen(step: int) -> float:
+        return step - min(step, recipe.half_size) / 2
+
+    left = max(seen(steps) - seen(recipe.warmup), 1)
+    done = min(max(seen(step) - seen(recipe.warmup), 0) / left, 1.0)
     return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
 
 

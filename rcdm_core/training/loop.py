@@ -107,6 +107,7 @@ class Trainer:
         self.precision = resolve_precision(config.precision_or_auto, device)
         preset = PRESETS[config.preset]
         self.diffusion = Diffusion(preset.diffusion)
+        self._of_halved = Diffusion(preset.diffusion, averaged=4)
         torch.manual_seed(randomness.torch_seed(config.seed, "weights"))
         self.network = UNet(preset.unet_config(setup.conditioning, h_dim=setup.provider.dim))
         if setup.conditioning != "none":
@@ -166,6 +167,11 @@ class Trainer:
                 f"{skipped} of the {self.counters.step} steps {'was' if skipped == 1 else 'were'} skipped, because the "
                 "loss or its gradient was not finite."
             )
+        if self._finished() and self.counters.step <= self.recipe.half_size:
+            self.reporter.log(
+                f"All of the {self.counters.step} steps saw pictures of half the size: its samples are worth nothing "
+                "before some see whole ones; give more time, or a smaller --half-size."
+            )
         if stop.requested and not self._finished():
             self.reporter.log(
                 f"Stopped and saved after step {self.counters.step}; the same command with --resume goes on."
@@ -204,7 +210,8 @@ class Trainer:
         numbers = self._gradient(batch)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip or math.inf))
         done.step += 1
-        done.images_seen += self.recipe.batch_size
+        images = len(batch.t)
+        done.images_seen += images
         if math.isfinite(norm) and math.isfinite(numbers["loss"]):
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -217,8 +224,8 @@ class Trainer:
         now, earlier = time.monotonic(), done.seconds
         took, self._step_began = now - self._step_began, now
         done.seconds = self._before + now - self._started
-        self.log.add({**numbers, "lr": lr, "grad_norm": norm, "seconds_per_step": took})
-        shown = {"loss": numbers["loss"], "images_per_second": self.recipe.batch_size / max(took, 1e-9)}
+        self.log.add({**numbers, "lr": lr, "grad_norm": norm, "seconds_per_step": took, "images_per_step": images})
+        shown = {"loss": numbers["loss"], "images_per_second": images / max(took, 1e-9)}
         if self.config.steps:
             self.reporter.update(1, **shown)
         else:
@@ -250,9 +257,11 @@ class Trainer:
         return {name: float(value) / self.recipe.accumulate for name, value in sums.items()}
 
     def _losses(self, network: UNet, batch: Batch) -> dict[str, Tensor]:
-        x_t = self.diffusion.q_sample(batch.x0, batch.t, batch.noise)
+        halved = batch.x0.shape[-1] < network.config.image_size
+        diffusion = self._of_halved if halved else self.diffusion
+        x_t = diffusion.q_sample(batch.x0, batch.t, batch.noise)
         output = self._predict(network, x_t, batch)
-        return self.diffusion.losses(output, batch.x0, x_t, batch.t, batch.noise)
+        return diffusion.losses(output, batch.x0, x_t, batch.t, batch.noise)
 
     def _predict(self, network: UNet, x_t: Tensor, batch: Batch) -> Tensor:
         with computing_in(self.precision, self.device):
@@ -267,6 +276,7 @@ class Trainer:
             timesteps=self.diffusion.config.steps,
             seed=self.config.seed,
             flip=self.config.flip,
+            half_size=self.recipe.half_size if purpose == "train" else 0,
             purpose=purpose,
         )
 
@@ -347,7 +357,7 @@ class Trainer:
     def _write_log(self) -> None:
         done = self.counters
         means = self.log.means()
-        rate = self.recipe.batch_size / max(means.get("seconds_per_step", math.inf), 1e-9)
+        rate = means.get("images_per_step", 0.0) / max(means.get("seconds_per_step", math.inf), 1e-9)
         self.log.write(
             {"step": done.step, "seconds": round(done.seconds, 3), "images_per_second": rate, "skipped": done.skipped}
         )
