@@ -19,9 +19,11 @@ import matplotlib.pyplot as plt  # after the backend is chosen
 def read(run: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images seen (thousands) and the mean squared error of each line of a run's log."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    batch = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    per_step = batch["images_seen"] / batch["step"] / 1000
-    return np.array([line["step"] * per_step for line in lines]), np.array([line["mse"] for line in lines])
+    done = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    on_average = done["images_seen"] / done["step"]  # for logs that do not say how many a step had
+    steps = np.diff([0, *(line["step"] for line in lines)])
+    images = steps * np.array([line.get("images_per_step", on_average) for line in lines])
+    return np.cumsum(images) / 1000, np.array([line["mse"] for line in lines])
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:

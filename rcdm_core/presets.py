@@ -21,7 +21,6 @@ class Preset:
         optimizer: adamw, or muon: Muon for the matrices of the blocks and AdamW for the other weights.
         lr: the peak learning rate; warmup: steps until it is reached; lr_schedule: constant after that, or cosine.
         h_lr: the learning rate of the layers that read h, as a share of lr.
-        half_size: steps at the beginning whose pictures have half the size, and are twice as many.
         betas, weight_decay, clip: AdamW's betas and decay, the gradient norm's bound (0: none).
         ema_decay: of the weights that are kept.
         standardise: whether the network standardises h.
@@ -43,7 +42,6 @@ class Preset:
     ema_decay: float = 0.9999
     standardise: bool = field(default=True)
     h_lr: float = 1.0
-    half_size: int = 0
 
     def unet_config(self, conditioning: str, h_dim: int = 0) -> UNetConfig:
         """The architecture with a conditioning for representations of size `h_dim`."""

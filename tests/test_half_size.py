@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from training_fixtures import Make, Recorder, results
 from rcdm_core import bundle
 from rcdm_core.diffusion import Diffusion, DiffusionConfig
 from rcdm_core.errors import RCDMError
+from rcdm_core.presets import PRESETS
 from rcdm_core.progress import Reporter
 from rcdm_core.training import TrainConfig, train
 from rcdm_core.training.batches import Batch, Batches
@@ -95,7 +97,8 @@ def test_a_run_that_begins_with_halved_pictures(
 
     monkeypatch.setattr(Trainer, "_losses", remembered)
     run = train(arguments(steps=12, half_size=10, conditioning=conditioning, save_every=100, accumulate=2))
-    assert seen[:20] == [(8, 3, 4, 4)] * 20 and set(seen[20:24]) == {(4, 3, 8, 8)}
+    assert seen[:22] == [(4, 3, 8, 8)] * 2 + [(8, 3, 4, 4)] * 20  # first of all, whether whole ones fit into the memory
+    assert set(seen[22:26]) == {(4, 3, 8, 8)}
     config = bundle.read(run)[0]
     assert config.images_seen == 10 * 16 + 2 * 8 and config.recipe["half_size"] == 10
     first, last = (json.loads(line) for line in (run / "log.jsonl").read_text().splitlines())
@@ -141,10 +144,55 @@ def test_what_cannot_be_halved_is_refused(arguments: Make) -> None:
 
 def test_time_that_ends_before_whole_pictures_is_told(arguments: Make) -> None:
     recorder = Recorder(lambda done: None)
-    run = train(arguments(steps=10**6, half_size=10**6 - 1, minutes=1e-6), recorder)
+    changes: dict[str, Any] = {"steps": 10**6, "half_size": 10**6 - 1, "minutes": 1e-6, "preview_every": None}
+    run = train(arguments(**changes), recorder)
     assert bundle.read(run)[0].step < 10
-    assert any("saw pictures of half the size" in line and "--half-size" in line for line in recorder.lines)
+    assert any("saw pictures of half the size" in line and "--resume" in line for line in recorder.lines)
+    assert not (run / "preview.png").exists()
+    again = Recorder()
+    train(arguments(**changes, resume=True), again)
+    assert any("is finished" in line for line in again.lines)
+    assert any("saw pictures of half the size" in line for line in again.lines)
     assert TrainConfig(provider="none", half_size=7, steps=8).recipe().half_size == 7
+
+
+def test_a_stop_among_halved_pictures_is_told_and_may_go_on_by_minutes(arguments: Make) -> None:
+    changes: dict[str, Any] = {"half_size": 5, "lr_schedule": "constant", "preview_every": None}
+    stop = Recorder(lambda done: os.kill(os.getpid(), signal.SIGINT) if done == 3 else None)
+    run = train(arguments(steps=9, **changes), stop)
+    assert "All of the 3 steps saw pictures of half the size" in stop.lines[-2]
+    assert not (run / "preview.png").exists()
+    train(arguments(steps=None, minutes=1e-6, resume=True, **changes))  # a new run may not be given minutes alone
+    train(arguments(steps=4, resume=True, **changes))
+    later = Recorder()
+    train(arguments(steps=9, resume=True, **changes), later)
+    assert bundle.read(run)[0].images_seen == 5 * 16 + 4 * 8 and (run / "preview.png").exists()
+    assert not any("half the size" in line for line in later.lines)
+
+
+def test_memory_for_whole_pictures_is_tried_before_the_first_step(
+    arguments: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = Trainer._losses
+
+    def short_of_memory(self: Trainer, network: Any, batch: Batch) -> Any:
+        if batch.x0.shape[-1] == 8:
+            raise MemoryError
+        return losses(self, network, batch)
+
+    monkeypatch.setattr(Trainer, "_losses", short_of_memory)
+    recorder = Recorder()
+    with pytest.raises(RCDMError, match="--batch-size"):
+        train(arguments(steps=9, half_size=5), recorder)
+    assert recorder.updates == 0
+
+
+def test_sizes_that_have_no_half_are_refused(monkeypatch: pytest.MonkeyPatch, micro: str) -> None:
+    preset = PRESETS[micro]
+    odd = replace(preset, name="odd", unet={**preset.unet, "image_size": 24, "channel_mult": (1, 1, 1, 1)})
+    monkeypatch.setitem(PRESETS, "odd", odd)
+    with pytest.raises(RCDMError, match=r"--half-size 5 cannot be had with --preset odd: 4 levels take no 12 x 12 pix"):
+        TrainConfig(provider="none", preset="odd", half_size=5, steps=8).recipe()
 
 
 def test_the_cosine_goes_by_pixels() -> None:

@@ -149,7 +149,8 @@ class TrainConfig:
     def recipe(self) -> Recipe:
         """The numbers that the preset supplies, with this run's own in their place.
 
-        Raises RCDMError when the step's pictures cannot be split into `accumulate` equal parts.
+        Raises RCDMError when the step's pictures cannot be split into `accumulate` equal parts, and when `half_size`
+        goes neither with the preset nor with how long the run is.
         """
         preset = PRESETS[self.preset]
         schedule = self.lr_schedule or ("constant" if self.minutes_alone else preset.lr_schedule)
@@ -166,16 +167,29 @@ class TrainConfig:
             recipe.batch_size % recipe.accumulate == 0,
             f"--batch-size {recipe.batch_size} cannot be split into --accumulate {recipe.accumulate} equal parts",
         )
+        if recipe.half_size:
+            self._require_halves(recipe.half_size, preset)
+        return recipe
+
+    def _require_halves(self, half_size: int, preset: Preset) -> None:
+        """That the pictures can be halved, and that a run which begins now does not end before it sees whole ones."""
+        size, levels = int(preset.unet["image_size"]), len(preset.unet["channel_mult"])
         _require(
-            recipe.half_size == 0 or not self.minutes_alone,
-            f"--half-size {recipe.half_size} needs --steps, because a run must not end before its pictures are whole",
+            size % 2**levels == 0,
+            f"--half-size {half_size} cannot be had with --preset {preset.name}: "
+            f"{levels} levels take no {size / 2:g} x {size / 2:g} pixels",
+        )
+        if self.resume:
+            return
+        _require(
+            not self.minutes_alone,
+            f"--half-size {half_size} needs --steps, because a run must not end before its pictures are whole",
         )
         steps = self.steps or preset.steps
         _require(
-            recipe.half_size == 0 or recipe.half_size < steps,
-            f"--half-size {recipe.half_size} must be less than --steps {steps}, so that some steps see whole pictures",
+            half_size < steps,
+            f"--half-size {half_size} must be less than --steps {steps}, so that some steps see whole pictures",
         )
-        return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -248,8 +262,7 @@ class Recipe:
         """The preset's own."""
         return cls(
             preset.batch_size, 1, preset.optimizer, preset.lr, preset.lr_schedule, preset.warmup, preset.betas,
-            preset.weight_decay, preset.clip, preset.ema_decay, preset.standardise, preset.h_lr,
-            preset.half_size,
+            preset.weight_decay, preset.clip, preset.ema_decay, preset.standardise, preset.h_lr, 0,
         )  # fmt: skip
 
 

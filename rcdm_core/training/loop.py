@@ -140,7 +140,9 @@ class Trainer:
                 self._recompute_statistics()
                 self._save_bundle()
             self.reporter.log(f"{self.setup.run} is finished: {self.counters.step} steps. More --steps go on with it.")
+            self._tell_halved()
             return False
+        self._try_whole_pictures()
         batches = self._batches("train")
         total, unit = (self.config.steps, "step") if self.config.steps else (60 * (self.config.minutes or 0), "s")
         first = self.counters.step
@@ -153,7 +155,11 @@ class Trainer:
                 left = len(steps) - LOG_EVERY
                 if tell_time and self.counters.step == first + LOG_EVERY and left > 0:
                     seconds = left * (time.monotonic() - begun) / LOG_EVERY
-                    self.reporter.log(f"At the current rate, the other {left} steps take {in_round_words(seconds)}.")
+                    halved = self.counters.step < self.recipe.half_size
+                    later = "; those with whole pictures, up to twice that" if halved else ""
+                    self.reporter.log(
+                        f"At the current rate, the other {left} steps take {in_round_words(seconds)}{later}."
+                    )
                 if stop.requested or self._finished():
                     break
                 # Not while steps are being skipped: what is kept should be from before the trouble began.
@@ -167,16 +173,28 @@ class Trainer:
                 f"{skipped} of the {self.counters.step} steps {'was' if skipped == 1 else 'were'} skipped, because the "
                 "loss or its gradient was not finite."
             )
-        if self._finished() and self.counters.step <= self.recipe.half_size:
-            self.reporter.log(
-                f"All of the {self.counters.step} steps saw pictures of half the size: its samples are worth nothing "
-                "before some see whole ones; give more time, or a smaller --half-size."
-            )
+        self._tell_halved()
         if stop.requested and not self._finished():
             self.reporter.log(
                 f"Stopped and saved after step {self.counters.step}; the same command with --resume goes on."
             )
         return stop.requested
+
+    def _tell_halved(self) -> None:
+        if 0 < self.counters.step <= self.recipe.half_size:
+            self.reporter.log(
+                f"All of the {self.counters.step} steps saw pictures of half the size, and samples of this model are "
+                "worth nothing before some see whole ones: go on with --resume and more --steps or --minutes."
+            )
+
+    def _try_whole_pictures(self) -> None:
+        """One gradient at the whole size, which takes more memory than the halved ones before it: if there is not
+        enough, that is better known now than when these are over. Leaves no trace."""
+        if self.counters.step < self.recipe.half_size:
+            self._seed_dropout()
+            with keeping_buffers(self.network):
+                self._gradient(self._batches("train")(self.recipe.half_size))
+            self.network.zero_grad(set_to_none=True)
 
     def _tell_stopping(self) -> None:
         kept = f"what was saved after step {self._last_save}" if self._last_save else "nothing saved"
@@ -350,7 +368,7 @@ class Trainer:
         every = self.config.preview_every
         since = self.counters.step - self._last_preview
         due = every is None or (every > 0 and (since >= every or self._finished()))
-        if preview and due:
+        if preview and due and self.counters.step > self.recipe.half_size:
             self._preview(model)
             self._last_preview = self.counters.step
 
