@@ -79,7 +79,10 @@ class QuotesWanted(click.Command):
 @click.option("--lr-schedule", help="constant, or cosine, down to zero at --steps. [default: preset's]")
 @click.option("--warmup", type=click.IntRange(0), metavar="STEPS", help="Until --lr is reached. [default: preset's]")
 @click.option(
-    "--half-size", type=click.IntRange(0), metavar="STEPS", help="First ones on twice as many images, of half the size."
+    "--half-size",
+    type=click.IntRange(0),
+    metavar="STEPS",
+    help="The first so many see twice the images, at half the size. [default: 0]",
 )
 @click.option("--weight-decay", type=float, help="Decoupled. [default: preset's]")
 @click.option("--clip", type=float, metavar="NORM", help="Bound of the gradient's norm, 0: none. [default: preset's]")
