@@ -130,6 +130,22 @@ def test_helpers_in_a_folder_without_an_init_and_those_that_run_once(folder: Pat
     del builtins.rcdm_ran, sys.modules["models"], sys.modules["models.net"]  # type: ignore[attr-defined]
 
 
+def test_what_is_installed_in_an_environment_beside_the_file_is_no_helper(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = folder / ".venv" / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "rcdm_installed.py").write_text("SCALE = 3.0\n")
+    monkeypatch.syspath_prepend(str(installed))
+    for name in ("enc.py", "other/enc.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(CODE.replace("import beside", "import rcdm_installed as beside"))
+    load_encoder("custom:enc.py:plain", image_size=16)
+    once = sys.modules["rcdm_installed"]
+    load_encoder("custom:other/enc.py:plain", image_size=16)
+    assert sys.modules.pop("rcdm_installed") is once
+
+
 def test_a_function_in_a_package_is_an_encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = folder / "rcdm_test_package"
     package.mkdir()

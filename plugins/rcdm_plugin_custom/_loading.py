@@ -44,6 +44,9 @@ def call(name: str, place: Place, weights: str | None, own: Mapping[str, Any]) -
     return result
 
 
+_INSTALLED = {"site-packages", "dist-packages"}  # folders of an environment
+
+
 @dataclass(frozen=True)
 class _Helper:
     """A module that a user's file imported from beside itself: from which folder, and its file as it was then.
@@ -86,24 +89,31 @@ def _own_helpers(place: Place) -> Iterator[None]:
         yield
     finally:
         imported = set(sys.modules) - before
-        taken = {name.partition(".")[0] for name in imported}
+        taken = {_top(name) for name in imported}
         for name, module in hidden.items():
-            if _helpers[name].folder != place.folder and name.partition(".")[0] not in taken:
+            if _helpers[name].folder != place.folder and _top(name) not in taken:
                 sys.modules[name] = module
         for name in imported:
             _remember(name, place.folder, before, hidden)
 
 
 def _remember(name: str, folder: Path, before: set[str], hidden: Mapping[str, ModuleType]) -> None:
-    """Note a module that was imported just now, if it is from below the folder and no part of what was there before."""
+    """Note a module that was imported just now, if it is from below the folder and no part of what was there before.
+
+    What is installed is not the user's, even where the environment lies in their folder.
+    """
     module = sys.modules[name]
-    if module is hidden.get(name) or name.partition(".")[0] in before:
+    if module is hidden.get(name) or _top(name) in before:
         return
     file = getattr(module, "__file__", None)
-    places = [file] if file is not None else [*getattr(module, "__path__", ())]
-    if any(folder in Path(one).resolve().parents for one in places):
+    places = [Path(one).resolve() for one in ([file] if file is not None else [*getattr(module, "__path__", ())])]
+    if any(one.is_relative_to(folder) and not _INSTALLED & {*one.relative_to(folder).parts} for one in places):
         path = None if file is None else Path(file)
         _helpers[name] = _Helper(folder, path, _stamp(path))
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _stamp(file: Path | None) -> tuple[int, int] | None:
