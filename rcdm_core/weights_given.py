@@ -128,8 +128,9 @@ def _parts(weights: str) -> tuple[str, ...]:
     """The folders and the file of a path, or of a URL with its host in front."""
     if is_url(weights):
         url = urllib.parse.urlsplit(weights)
-        return (url.netloc, *PurePosixPath(urllib.parse.unquote(url.path) or "weights").parts)
-    return Path(os.path.abspath(os.path.expanduser(weights))).parts
+        return (url.netloc, *PurePosixPath(urllib.parse.unquote(url.path).lstrip("/") or "weights").parts)
+    path = Path(os.path.abspath(os.path.expanduser(weights)))
+    return path.relative_to(path.anchor).parts  # the root is in nobody's name
 
 
 def _stem(name: str) -> str:

@@ -94,6 +94,8 @@ def test_a_pattern_is_expanded_in_natural_order(tmp_path: Path, monkeypatch: pyt
         (["https://h/uc?id=A", "https://h/uc?id=B", "x/uc-2.pth"], ["uc", "uc-3", "uc-2"]),
         (["x/net (1).pth", "y/net-1.pth"], ["x-net (1)", "y-net-1"]),
         (["https://h/simclr/final.torch", "https://h/moco/final.torch?x=1"], ["simclr-final", "moco-final"]),
+        (["https://h1/final.torch", "https://h2/x/final.torch"], ["h1-final", "h2-x-final"]),
+        (["/final.pth", "https://h/final.pth"], ["final", "h-final"]),
     ],
 )
 def test_checkpoints_are_named_by_what_differs(weights: list[str], names: list[str]) -> None:
