@@ -6,7 +6,7 @@ are equally long, and the rare ones, through which a network learns what tells p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,25 +21,45 @@ _ADAM_SIZE = 0.2
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Newton-Schulz: [..., m, n] -> about U V^T of each one's singular value decomposition U S V^T, float32.
+    """Newton-Schulz: [..., m, n] -> about U V^T of each one's singular value decomposition U S V^T, float32."""
+    (result,) = _all_orthogonalised([matrices.reshape(-1, *matrices.shape[-2:])])
+    return result.reshape(matrices.shape)
+
+
+def _all_orthogonalised(stacks: Sequence[Tensor]) -> list[Tensor]:
+    """`orthogonalised` of each of several stacks of matrices, [k, m, n] of any m and n.
 
     Every iterate is a polynomial of the Gram matrix times the first one, and the polynomials commute. So all but two of
-    the products are of m x m matrices, which are small: a convolution's n is nine times its inputs or more.
+    the products are of matrices of the shorter side's size, which are small: a convolution's n is nine times its inputs
+    or more. Of one size all go through these together, whatever their longer sides.
     """
+    wide = [(stack.mT if stack.shape[-2] > stack.shape[-1] else stack).float() for stack in stacks]
+    by_size: dict[int, list[int]] = {}
+    for number, x in enumerate(wide):
+        by_size.setdefault(x.shape[-2], []).append(number)
+    results: list[Tensor] = [*wide]
+    for numbers in by_size.values():
+        grams = [wide[number] @ wide[number].mT for number in numbers]
+        polynomials = _polynomial(torch.cat(grams)).split([len(gram) for gram in grams])
+        for number, polynomial in zip(numbers, polynomials, strict=True):
+            x = polynomial @ wide[number]
+            results[number] = x if x.shape == stacks[number].shape else x.mT
+    return results
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """What matrices of these Gram matrices [k, m, m] are multiplied by, on the left."""
     a, b, c = _COEFFICIENTS
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = (matrices.mT if tall else matrices).float()
-    gram = x @ x.mT
     norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt().clamp(min=_EPSILON)[..., None, None]
     gram = gram / norm**2
-    polynomial = torch.eye(x.shape[-2], device=x.device) / norm
-    for _ in range(_STEPS):
+    polynomial = 1 / norm  # times the identity
+    for step in range(_STEPS):
         factor = b * gram + c * (gram @ gram)
         factor.diagonal(dim1=-2, dim2=-1).add_(a)
-        polynomial = factor @ polynomial
-        gram = factor @ gram @ factor
-    x = polynomial @ x
-    return x.mT if tall else x
+        polynomial = factor @ polynomial if step else factor * polynomial
+        if step < _STEPS - 1:
+            gram = factor @ gram @ factor
+    return polynomial
 
 
 class Muon(torch.optim.Optimizer):
@@ -49,7 +69,7 @@ class Muon(torch.optim.Optimizer):
     lr            of an Adam that would suit
     weight_decay  decoupled, as AdamW's
 
-    Matrices of one shape are orthogonalised together: a network of many small ones would wait for them otherwise.
+    Matrices are orthogonalised together: a network of many small ones would wait for them otherwise.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
@@ -66,8 +86,8 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is not None:
                     update = self._momentum(weight, weight.grad, group["momentum"]).flatten(1)
                     by_shape.setdefault(tuple(update.shape), []).append((weight, update))
-            for shape, pairs in by_shape.items():
-                updates = orthogonalised(torch.stack([update for _, update in pairs]))
+            stacks = [torch.stack([update for _, update in pairs]) for pairs in by_shape.values()]
+            for (shape, pairs), updates in zip(by_shape.items(), _all_orthogonalised(stacks), strict=True):
                 size = _ADAM_SIZE * max(shape) ** 0.5
                 for (weight, _), update in zip(pairs, updates, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
