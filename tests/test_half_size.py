@@ -195,8 +195,8 @@ def test_sizes_that_have_no_half_are_refused(monkeypatch: pytest.MonkeyPatch, mi
         TrainConfig(provider="none", preset="odd", half_size=5, steps=8).recipe()
 
 
-def test_the_cosine_goes_by_pixels() -> None:
-    recipe = TrainConfig(provider="none", half_size=60, steps=130, warmup=0, lr=1.0, lr_schedule="cosine").recipe()
-    rates = [learning_rate(recipe, step, 130) for step in (0, 30, 60, 80, 105, 130)]  # 0, 15, 30, 50, 75, 100 of 100
-    expected = [0.5 * (1 + math.cos(math.pi * done)) for done in (0, 0.15, 0.3, 0.5, 0.75, 1)]
+def test_the_cosine_begins_with_whole_pictures() -> None:
+    recipe = TrainConfig(provider="none", half_size=60, steps=160, warmup=0, lr=1.0, lr_schedule="cosine").recipe()
+    rates = [learning_rate(recipe, step, 160) for step in (0, 30, 60, 85, 110, 160)]
+    expected = [0.5 * (1 + math.cos(math.pi * done)) for done in (0, 0, 0, 0.25, 0.5, 1)]
     assert rates == pytest.approx(expected)

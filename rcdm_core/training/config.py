@@ -285,17 +285,14 @@ def default_held_out(count: int) -> int:
 def learning_rate(recipe: Recipe, step: int, steps: int | None) -> float:
     """lr of the step that comes after `step` finished ones: linear warm-up, then constant or half a cosine to zero.
 
-    The cosine goes by the pixels seen, of which a step of halved pictures has half as many.
+    The cosine begins with the first whole pictures: what halved ones taught is rough, and large steps are still needed
+    at the size that counts.
     """
     warm = min(1.0, (step + 1) / (recipe.warmup + 1))
     if recipe.lr_schedule == "constant" or steps is None:
         return recipe.lr * warm
-
-    def seen(step: int) -> float:
-        return step - min(step, recipe.half_size) / 2
-
-    left = max(seen(steps) - seen(recipe.warmup), 1)
-    done = min(max(seen(step) - seen(recipe.warmup), 0) / left, 1.0)
+    begin = max(recipe.warmup, recipe.half_size)
+    done = min(max(step - begin, 0) / max(steps - begin, 1), 1.0)
     return recipe.lr * warm * 0.5 * (1 + math.cos(math.pi * done))
 
 
