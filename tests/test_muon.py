@@ -29,10 +29,19 @@ def test_the_update_keeps_the_directions_and_evens_their_lengths(shape: tuple[in
     u, _, vh = torch.linalg.svd(matrices, full_matrices=False)
     # In the matrix's own basis the update is diagonal; a square one has singular values near 0, which five steps of
     # Newton-Schulz do not bring up, so that only the upper ones are looked at.
-    inside = u.mT @ orthogonalised(matrices) @ vh.mT
+    (updates,) = orthogonalised([matrices.reshape(-1, *shape[-2:])])
+    inside = u.mT @ updates.reshape(shape) @ vh.mT
     lengths = torch.diagonal(inside, dim1=-2, dim2=-1)
     assert torch.allclose(inside, torch.diag_embed(lengths), atol=1e-4)
     assert float(lengths[..., : shape[-1] // 2].min()) > 0.65 and float(lengths.max()) < 1.25
+
+
+def test_stacks_of_any_shapes_together_are_what_each_is_alone() -> None:
+    shapes = [(2, 24, 80), (3, 80, 24), (1, 24, 24), (2, 8, 80)]
+    stacks = [random(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    for together, stack in zip(orthogonalised(stacks), stacks, strict=True):
+        (alone,) = orthogonalised([stack])
+        torch.testing.assert_close(together, alone)
 
 
 @pytest.mark.skipif(

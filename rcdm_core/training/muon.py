@@ -20,14 +20,9 @@ _EPSILON = 1e-7
 _ADAM_SIZE = 0.2
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """Newton-Schulz: [..., m, n] -> about U V^T of each one's singular value decomposition U S V^T, float32."""
-    (result,) = _all_orthogonalised([matrices.reshape(-1, *matrices.shape[-2:])])
-    return result.reshape(matrices.shape)
-
-
-def _all_orthogonalised(stacks: Sequence[Tensor]) -> list[Tensor]:
-    """`orthogonalised` of each of several stacks of matrices, [k, m, n] of any m and n.
+def orthogonalised(stacks: Sequence[Tensor]) -> list[Tensor]:
+    """Newton-Schulz: of stacks of matrices [k, m, n], of any m and n each, about U V^T of each matrix's singular value
+    decomposition U S V^T, float32.
 
     Every iterate is a polynomial of the Gram matrix times the first one, and the polynomials commute. So all but two of
     the products are of matrices of the shorter side's size, which are small: a convolution's n is nine times its inputs
@@ -87,7 +82,7 @@ class Muon(torch.optim.Optimizer):
                     update = self._momentum(weight, weight.grad, group["momentum"]).flatten(1)
                     by_shape.setdefault(tuple(update.shape), []).append((weight, update))
             stacks = [torch.stack([update for _, update in pairs]) for pairs in by_shape.values()]
-            for (shape, pairs), updates in zip(by_shape.items(), _all_orthogonalised(stacks), strict=True):
+            for (shape, pairs), updates in zip(by_shape.items(), orthogonalised(stacks), strict=True):
                 size = _ADAM_SIZE * max(shape) ** 0.5
                 for (weight, _), update in zip(pairs, updates, strict=True):
                     weight.mul_(1 - group["lr"] * group["weight_decay"])
