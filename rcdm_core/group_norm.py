@@ -1,8 +1,9 @@
-"""ADM's group normalisation, with a kernel of our own for channels-last pictures on a CPU.
+"""ADM's group normalisation, with a backward pass of our own for channels-last pictures on a CPU.
 
-Convolutions are much faster there in that format, in bfloat16 above all, but torch's group norm is ten times slower in
-it. `_Normalise` has both: the statistics are sums over each channel, and everything else is `x * a + b` with one a and
-one b for each picture and channel. `benchmarks/speed.py` measures what it gives.
+Convolutions are much faster there in that format, in bfloat16 above all, but torch's gradient of a group norm is up to
+three times slower in it, and knows gains of channels alone, not of each picture's. `_Normalise` has both: the gradients
+of gain and shift are sums over each channel, and that of the picture is `dy * a + x * b + c` with one a, b and c for
+each picture and channel. `benchmarks/speed.py` measures what it gives.
 """
 
 from __future__ import annotations
@@ -61,42 +62,48 @@ def _sums(x: Tensor) -> Tensor:
     return rows.sum(2).float().sum(1)
 
 
+_LARGE, _MANY = 1024, 16  # pixels, channels of a group
+
+
 class _Normalise(torch.autograd.Function):
     """Group normalisation, then `* gain + shift` for each picture and channel, in few passes over the picture."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, groups: int, eps: float) -> Tensor:
-        B, C, H, W = x.shape
-        count = H * W * (C // groups)
-
-        def group_mean(sums: Tensor) -> Tensor:  # [B, C] -> [B, groups, 1]
-            return sums.view(B, groups, -1).sum(2, keepdim=True) / count
-
-        # Centred roughly first: of values far from zero, sums of squares would lose the digits that matter.
-        rough = group_mean(_sums(x)).expand(B, groups, C // groups).reshape(B, C, 1, 1)
-        centred = x - rough.to(x.dtype)
-        mean = group_mean(_sums(centred))
-        rstd = ((group_mean(_sums(centred * centred)) - mean**2).clamp(min=0) + eps).rsqrt()
-        a = gain.float().view(B, groups, -1) * rstd
-        b = shift.float() - (a * mean).view(B, C)
-        ctx.save_for_backward(centred, gain, mean, rstd)
-        ctx.groups, ctx.count = groups, count
-        return modulate(centred, a.view(B, C), b)
+        normalised, rstd = _normalised(x, groups, eps)
+        ctx.save_for_backward(normalised, gain, rstd)
+        return modulate(normalised, gain, shift)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, gain, mean, rstd = ctx.saved_tensors  # x and mean less the rough mean
-        B, C = x.shape[:2]
+        normalised, gain, rstd = ctx.saved_tensors
+        (B, C, H, W), groups = normalised.shape, rstd.shape[1]
+        count = H * W * (C // groups)
         dy = dy.contiguous(memory_format=torch.channels_last)
-        d_shift = _sums(dy)
-        by_group = d_shift.view(B, ctx.groups, -1)
-        d_gain = (_sums(dy * x).view(B, ctx.groups, -1) - mean * by_group) * rstd  # of the normalised picture
-        g = gain.float().view(B, ctx.groups, -1)
-        mean_d = (g * by_group).sum(2, keepdim=True) / ctx.count
-        mean_dx = (g * d_gain).sum(2, keepdim=True) / ctx.count
-        # dx = rstd (g dy - mean_d - mean_dx * normalised x), gathered by what multiplies dy, x and 1.
-        of_x = (-(rstd**2) * mean_dx).expand_as(g).reshape(B, C)
-        constant = (rstd * (rstd * mean * mean_dx - mean_d)).expand_as(g).reshape(B, C)
-        dx = modulate(x, of_x, constant).addcmul_(dy, (rstd * g).view(B, C, 1, 1).to(dy.dtype))
-        return dx, d_gain.view(B, C).to(gain.dtype), d_shift.to(gain.dtype), None, None
+        d_shift, d_gain = _sums(dy), _sums(dy * normalised)
+        # dx = rstd (g dy - mean of g dy - normalised * mean of g dy normalised), the means over each group.
+        g = gain.float()
+        of_dy, share = g * _spread(rstd, C), rstd / -count
+        of_normalised, constant = (
+            _spread((g * sums).view(B, groups, -1).sum(2) * share, C) for sums in (d_gain, d_shift)
+        )
+        dx = modulate(normalised, of_normalised, constant).addcmul_(dy, of_dy.to(dy.dtype)[:, :, None, None])
+        return dx, d_gain.to(gain.dtype), d_shift.to(gain.dtype), None, None
+
+
+def _spread(values: Tensor, channels: int) -> Tensor:
+    """[B, groups] -> [B, channels], each group's for all of its channels."""
+    B, groups = values.shape
+    return values[:, :, None].expand(B, groups, channels // groups).reshape(B, channels)
+
+
+def _normalised(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
+    """Of [B, C, H, W]: (x - mean) / deviation of each group, channels-last, and 1 / deviation, [B, groups]."""
+    B, C, H, W = x.shape
+    # Of small pictures and few channels a group torch's kernel is slower in bfloat16 than with a conversion to float32.
+    slow = x.dtype == torch.bfloat16 and H * W < _LARGE and C // groups < _MANY
+    # At least float32: without them rstd would be rounded as x is.
+    ones, zeros = (make(C, dtype=torch.promote_types(x.dtype, torch.float32)) for make in (torch.ones, torch.zeros))
+    y, _, rstd = torch.native_group_norm(x.float() if slow else x, ones, zeros, B, C, H * W, groups, eps)
+    return y.to(x.dtype), rstd
