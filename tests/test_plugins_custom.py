@@ -130,21 +130,6 @@ def test_helpers_in_a_folder_without_an_init_and_those_that_run_once(folder: Pat
     del builtins.rcdm_ran, sys.modules["models"], sys.modules["models.net"]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_module_and_the_helper_of_a_file_may_share_a_name(folder: Path, order: tuple[int, int]) -> None:
-    for name in ("one", "two"):
-        (folder / name / "models").mkdir(parents=True)
-    (folder / "one" / "enc.py").write_text(CODE.replace("import beside", "from models import net as beside"))
-    (folder / "one" / "models" / "net.py").write_text("SCALE = 3.0\n")
-    (folder / "two" / "models" / "net.py").write_text(CODE.replace("beside.SCALE", "4.0").replace("import beside", ""))
-    double = load_encoder("custom:enc.py:plain", image_size=16)(GREY)  # whose SCALE is 2
-    names = ("custom:one/enc.py:plain", "custom:two/models.net:plain")
-    for number in (*order, *order):
-        scale = (3.0, 4.0)[number]
-        torch.testing.assert_close(load_encoder(names[number], image_size=16)(GREY), double * scale / 2)
-    del sys.modules["models"], sys.modules["models.net"]
-
-
 def test_what_is_installed_in_an_environment_beside_the_file_is_no_helper(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

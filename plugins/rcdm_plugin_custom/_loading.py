@@ -49,12 +49,11 @@ _INSTALLED = {"site-packages", "dist-packages"}  # folders of an environment
 
 @dataclass(frozen=True)
 class _Helper:
-    """A module of a user's folder, imported by a file in there or by its dotted name, and its file as it was then.
+    """A module that a user's file imported from beside itself: from which folder, and its file as it was then.
 
     file is None for a folder without an __init__.py.
     """
 
-    module: ModuleType
     folder: Path
     file: Path | None
     stamp: tuple[int, int] | None
@@ -68,16 +67,21 @@ _helpers: dict[str, _Helper] = {}  # by the name of the module
 
 @contextlib.contextmanager
 def _own_helpers(place: Place) -> Iterator[None]:
-    """Inside, what is imported from the place's folder is what is there, and what a file imports from it is there now.
+    """Inside, what a user's file imports from beside it is what is there now.
 
-    Not the module of that name that came from another user's folder, which is put back unless its name was taken, nor,
-    for a file, what it was before an edit. What has not changed is not run again.
+    Not the module of that name that another user's file imported from beside itself, which is put back unless its name
+    was taken, nor what it was before an edit. What has not changed is not run again.
     """
-    own = place.folder.resolve()
-    loaded = {name: helper for name, helper in _helpers.items() if sys.modules.get(name) is helper.module}
-    # What is named as a module is imported once, as Python does.
-    edited = place.module is None and any(one.folder == own and one.is_edited() for one in loaded.values())
-    hidden = {name: sys.modules.pop(name) for name, one in loaded.items() if one.folder != own or edited}
+    if place.module is not None:  # which is imported once, as Python does
+        yield
+        return
+    loaded = {name: helper for name, helper in _helpers.items() if name in sys.modules}
+    edited = {helper.folder for helper in loaded.values() if helper.is_edited()}
+    hidden = {
+        name: sys.modules.pop(name)
+        for name, helper in loaded.items()
+        if helper.folder != place.folder or helper.folder in edited
+    }
     if hidden:
         importlib.invalidate_caches()
     before = set(sys.modules)
@@ -87,10 +91,10 @@ def _own_helpers(place: Place) -> Iterator[None]:
         imported = set(sys.modules) - before
         taken = {_top(name) for name in imported}
         for name, module in hidden.items():
-            if _helpers[name].folder != own and _top(name) not in taken:
+            if _helpers[name].folder != place.folder and _top(name) not in taken:
                 sys.modules[name] = module
         for name in imported:
-            _remember(name, own, before, hidden)
+            _remember(name, place.folder, before, hidden)
 
 
 def _remember(name: str, folder: Path, before: set[str], hidden: Mapping[str, ModuleType]) -> None:
@@ -105,7 +109,7 @@ def _remember(name: str, folder: Path, before: set[str], hidden: Mapping[str, Mo
     places = [Path(one).resolve() for one in ([file] if file is not None else [*getattr(module, "__path__", ())])]
     if any(one.is_relative_to(folder) and not _INSTALLED & {*one.relative_to(folder).parts} for one in places):
         path = None if file is None else Path(file)
-        _helpers[name] = _Helper(module, folder, path, _stamp(path))
+        _helpers[name] = _Helper(folder, path, _stamp(path))
 
 
 def _top(name: str) -> str:

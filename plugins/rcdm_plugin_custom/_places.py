@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from rcdm_core import RCDMError
 
@@ -81,7 +80,10 @@ def find_module(module: str, folder: Path) -> tuple[bool, Path | None]:
     spec = importlib.machinery.PathFinder.find_spec(top, [str(folder)])
     if spec is None or spec.origin is None:  # a mere folder of that name gives way to a package elsewhere
         with importable(folder):
-            spec = _find_afresh(top)
+            try:
+                spec = importlib.util.find_spec(top)
+            except (ImportError, ValueError):  # it is loaded, and does not say from where
+                spec = None
     for part in inner:
         if spec is None or spec.submodule_search_locations is None:
             return False, None
@@ -93,18 +95,6 @@ def find_module(module: str, folder: Path) -> tuple[bool, Path | None]:
         return True, None
     file = Path(os.path.abspath(spec.origin))
     return (True, file) if file.is_file() else (False, None)  # one that is loaded may be gone
-
-
-def _find_afresh(name: str) -> importlib.machinery.ModuleSpec | None:
-    """Where a module would be imported from if none of that name were loaded; else from where it is loaded."""
-    for finder in sys.meta_path:
-        find = getattr(finder, "find_spec", None)
-        if find is not None and (spec := find(name, None)) is not None:
-            return cast(importlib.machinery.ModuleSpec, spec)
-    try:
-        return importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # it is loaded, and does not say from where
-        return None
 
 
 @contextmanager
