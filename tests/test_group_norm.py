@@ -17,6 +17,22 @@ def _reference(norm: GroupNorm, x: torch.Tensor, modulation: tuple[torch.Tensor,
     return y
 
 
+@pytest.mark.parametrize("size", [33, 8])
+@pytest.mark.parametrize(("mean", "deviation"), [(300.0, 1.0), (5.0, 1e-3)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 1e-2)], ids=["float32", "bf16"]
+)
+def test_values_far_from_zero_keep_their_digits(
+    dtype: torch.dtype, tolerance: float, mean: float, deviation: float, size: int
+) -> None:
+    x = mean + deviation * torch.randn(2, 64, size, size, generator=torch.Generator().manual_seed(0))
+    x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+    norm = GroupNorm(64)
+    expected = F.group_norm(x.double().contiguous(), norm.num_groups, eps=norm.eps)
+    error = (norm(x).double() - expected).abs().max() / expected.abs().max().clamp(min=1e-6)  # 0 where bf16 rounds it
+    assert error < tolerance
+
+
 @pytest.mark.parametrize("modulated", [False, True])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)], ids=["float32", "bf16"]
@@ -55,9 +71,10 @@ def test_values_and_gradients_are_torchs(
         assert error < (2 * tolerance if size == 1 else tolerance), f"{name}: {error}"
 
 
-def test_a_constant_picture_stays_finite() -> None:
+@pytest.mark.parametrize("value", [7.0, 123.456, 1e5])
+def test_a_constant_picture_stays_finite(value: float) -> None:
     norm = GroupNorm(32)
-    x = torch.full((2, 32, 8, 8), 7.0).contiguous(memory_format=torch.channels_last).requires_grad_()
+    x = torch.full((2, 32, 8, 8), value).contiguous(memory_format=torch.channels_last).requires_grad_()
     y = norm(x)
     y.sum().backward()
     assert y.abs().max() < 1e-2 and bool(torch.isfinite(x.grad).all())
