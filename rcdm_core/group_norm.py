@@ -1,9 +1,9 @@
-"""ADM's group normalisation, with a backward pass of our own for channels-last pictures on a CPU.
+"""ADM's group normalisation, with a kernel of our own for channels-last pictures on a CPU.
 
 Convolutions are much faster there in that format, in bfloat16 above all, but torch's gradient of a group norm is up to
-three times slower in it, and knows gains of channels alone, not of each picture's. `_Normalise` has both: the gradients
-of gain and shift are sums over each channel, and that of the picture is `dy * a + x * b + c` with one a, b and c for
-each picture and channel. `benchmarks/speed.py` measures what it gives.
+three times slower in it, and knows gains of channels alone, not of each picture's. `_Normalise` has both: torch's
+kernel gives the statistics, the gradients are sums over each channel, and everything else is `x * a + b` with one a and
+one b for each picture and channel. `benchmarks/speed.py` measures what it gives.
 """
 
 from __future__ import annotations
@@ -39,16 +39,15 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """Args: x [B, C, H, W]; scale, shift [B, C]."""
-        on_cpu_channels_last = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
+        own_kernel = x.device.type == "cpu" and x.is_contiguous(memory_format=torch.channels_last)
         gain: Tensor = self.weight
         bias: Tensor = self.bias
         if scale is not None and shift is not None:
             gain, bias = gain * (1 + scale), bias * (1 + scale) + shift
-        elif not on_cpu_channels_last:
+        elif not own_kernel:
             return super().forward(x)
-        if on_cpu_channels_last:
-            gain, bias = gain.expand(x.shape[:2]), bias.expand(x.shape[:2])
-            return _Normalise.apply(x, gain, bias, self.num_groups, self.eps)
+        if own_kernel:
+            return _Normalise.apply(x, gain.expand(x.shape[:2]), bias.expand(x.shape[:2]), self.num_groups, self.eps)
         return modulate(F.group_norm(x, self.num_groups, eps=self.eps), gain, bias)
 
 
@@ -71,47 +70,46 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain: Tensor, shift: Tensor, groups: int, eps: float) -> Tensor:
-        normalised, rstd = _normalised(x, groups, eps)
-        ctx.save_for_backward(normalised, gain, rstd)
-        return modulate(normalised, gain, shift)
+        B, C, H, W = x.shape
+        centred, mean, rstd = _statistics(x, groups, eps)
+        a = gain.float().view(B, groups, -1) * rstd
+        b = shift.float() - (a * mean).view(B, C)
+        ctx.save_for_backward(centred, gain, mean, rstd)
+        ctx.groups, ctx.count = groups, H * W * (C // groups)
+        return modulate(centred, a.view(B, C), b)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        normalised, gain, rstd = ctx.saved_tensors
-        (B, C, H, W), groups = normalised.shape, rstd.shape[1]
-        count = H * W * (C // groups)
+        x, gain, mean, rstd = ctx.saved_tensors  # x and mean less the rough mean
+        B, C = x.shape[:2]
         dy = dy.contiguous(memory_format=torch.channels_last)
-        d_shift, d_gain = _sums(dy), _sums(dy * normalised)
-        # dx = rstd (g dy - mean of g dy - normalised * mean of g dy normalised), the means over each group.
-        g = gain.float()
-        of_dy, share = g * _spread(rstd, C), rstd / -count
-        of_normalised, constant = (
-            _spread((g * sums).view(B, groups, -1).sum(2) * share, C) for sums in (d_gain, d_shift)
-        )
-        dx = modulate(normalised, of_normalised, constant).addcmul_(dy, of_dy.to(dy.dtype)[:, :, None, None])
-        return dx, d_gain.to(gain.dtype), d_shift.to(gain.dtype), None, None
+        d_shift = _sums(dy)
+        by_group = d_shift.view(B, ctx.groups, -1)
+        d_gain = (_sums(dy * x).view(B, ctx.groups, -1) - mean * by_group) * rstd  # of the normalised picture
+        g = gain.float().view(B, ctx.groups, -1)
+        mean_d = (g * by_group).sum(2, keepdim=True) / ctx.count
+        mean_dx = (g * d_gain).sum(2, keepdim=True) / ctx.count
+        # dx = rstd (g dy - mean_d - mean_dx * normalised x), gathered by what multiplies dy, x and 1.
+        of_x = (-(rstd**2) * mean_dx).expand_as(g).reshape(B, C)
+        constant = (rstd * (rstd * mean * mean_dx - mean_d)).expand_as(g).reshape(B, C)
+        dx = modulate(x, of_x, constant).addcmul_(dy, (rstd * g).view(B, C, 1, 1).to(dy.dtype))
+        return dx, d_gain.view(B, C).to(gain.dtype), d_shift.to(gain.dtype), None, None
 
 
-def _spread(values: Tensor, channels: int) -> Tensor:
-    """[B, groups] -> [B, channels], each group's for all of its channels."""
-    B, groups = values.shape
-    return values[:, :, None].expand(B, groups, channels // groups).reshape(B, channels)
-
-
-def _normalised(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor]:
-    """Of [B, C, H, W]: (x - mean) / deviation of each group, channels-last, and 1 / deviation, [B, groups]."""
+def _statistics(x: Tensor, groups: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """x [B, C, H, W] less a rough mean of each group; mean and 1 / deviation of that, [B, groups, 1], float32."""
     B, C, H, W = x.shape
-    # Centred roughly first, by one pixel: torch's kernel takes sums of squares, which of values far from zero lose the
-    # digits that matter. The pixels of flat pictures are as far as that in most channels.
-    rough = x[:, :, 0, 0].reshape(B, groups, C // groups).float().mean(2)
-    x = x - _spread(rough, C)[:, :, None, None].to(x.dtype)
+    # Centred roughly first, by some 8 x 8 of the pixels: of values far from zero, sums of squares, which torch's kernel
+    # takes, would lose the digits that matter, and in bfloat16 the shift would too.
+    some = x[:, :, :: max(1, H // 8), :: max(1, W // 8)]
+    rough = _sums(some).view(B, groups, -1).sum(2, keepdim=True) / (some[0, 0].numel() * (C // groups))
+    centred = x - rough.expand(B, groups, C // groups).reshape(B, C, 1, 1).to(x.dtype)
     # Of small pictures and few channels a group that kernel is slower in bfloat16 than with a conversion to float32.
     slow = x.dtype == torch.bfloat16 and H * W < _LARGE and C // groups < _MANY
-    # At least float32: without them rstd would be rounded as x is.
-    precise = torch.promote_types(x.dtype, torch.float32)
-    ones = torch.ones(C, dtype=precise, device=x.device)
-    y, _, rstd = torch.native_group_norm(
-        x.float() if slow else x, ones, torch.zeros_like(ones), B, C, H * W, groups, eps
+    # At least float32: without them mean and rstd would be rounded as x is.
+    ones = torch.ones(C, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+    _, mean, rstd = torch.native_group_norm(
+        centred.float() if slow else centred, ones, torch.zeros_like(ones), B, C, H * W, groups, eps
     )
-    return y.to(x.dtype), rstd
+    return centred, mean[:, :, None], rstd[:, :, None]
